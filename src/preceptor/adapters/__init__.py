@@ -1,0 +1,1 @@
+"""Small trainable parts attached to a built model."""

@@ -1,0 +1,1 @@
+"""Model families as plain single-device modules, and their interchange with transformers."""

@@ -1,0 +1,1 @@
+"""Layers, attention and losses that every model family shares."""
