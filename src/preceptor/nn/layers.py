@@ -1,0 +1,63 @@
+"""Norms and feed-forward layers."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """The square of the positive part. Source: So et al. 2021, Primer."""
+    return F.relu(x).square()
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by its tanh approximation, as GPT-2 has it. Source: Hendrycks and Gimpel 2016."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu2": relu_squared,
+    "gelu": F.gelu,
+    "gelu_new": gelu_tanh,
+}
+"""Activation functions by the names that transformers gives them in ``hidden_act``."""
+
+
+class RMSNorm(nn.Module):
+    """The input divided by its root mean square over the last dimension, times a learned gain.
+
+    Source: Zhang and Sennrich 2019, eq. 4.
+    """
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised input, of the same shape."""
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class FeedForward(nn.Module):
+    """Up, activation, down; with a gate, the activation of the gate multiplies the up projection.
+
+    Source: Shazeer 2020, GLU variants, eq. 6, for the gated form.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int, hidden_act: str, *, gated: bool, bias: bool) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=bias) if gated else None
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
+        self.activation = ACTIVATIONS[hidden_act]
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """What the layer adds to the residual stream, of shape B T D."""
+        up_BTF = self.up_proj(x_BTD)
+        if self.gate_proj is None:
+            return self.down_proj(self.activation(up_BTF))  # type: ignore[no-any-return]
+        return self.down_proj(self.activation(self.gate_proj(x_BTD)) * up_BTF)  # type: ignore[no-any-return]

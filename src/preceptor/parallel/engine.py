@@ -1,0 +1,64 @@
+"""The engine: the only one who knows how many processes there are. One process is the mesh of one."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from preceptor.objectives.batch import Batch, LossSum, Objective
+
+
+class Engine:
+    """A placed model with its gradients.
+
+    Gradients are those of the summed loss until they are scaled once by the count of supervised tokens of the whole
+    step, so micro-batches, packing and masked labels all give the same update.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def forward_backward(self, objective: Objective, microbatches: Sequence[Batch]) -> tuple[float, int, int]:
+        """Summed loss in nats, right predictions and supervised tokens of a step, whose gradients are accumulated."""
+        self.model.train()
+        total, correct, tokens = 0.0, 0, 0
+        for batch in microbatches:
+            loss = objective.loss(self.model, batch)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            total, correct, tokens = total + float(loss.total), correct + int(loss.correct), tokens + loss.tokens
+        return total, correct, tokens
+
+    @torch.no_grad()
+    def evaluate(self, objective: Objective, batches: Iterable[Batch]) -> tuple[float, int, int]:
+        """Summed loss in nats, right predictions and supervised tokens, without gradients or dropout."""
+        self.model.eval()
+        sums: list[LossSum] = [objective.loss(self.model, batch) for batch in batches]
+        return (
+            math.fsum(float(loss.total) for loss in sums),
+            sum(int(loss.correct) for loss in sums),
+            sum(loss.tokens for loss in sums),
+        )
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients of the trainable parameters that have one."""
+        return [p.grad for p in self.parameters.values() if p.grad is not None]
+
+    def scale_and_clip(self, scale: float, max_norm: float | None) -> float:
+        """The norm of the scaled gradients before clipping; they are then scaled and clipped in place."""
+        gradients = self.gradients()
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) * scale
+        factor = scale if max_norm is None or norm <= max_norm else scale * max_norm / (norm + 1e-12)
+        torch._foreach_mul_(gradients, factor)
+        return norm
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+
+def place(model: nn.Module) -> Engine:
+    """An engine for a model on this process alone."""
+    return Engine(model)

@@ -1,0 +1,126 @@
+"""The training loop, on one page."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from preceptor.core.errors import Interrupted, TrainingError
+from preceptor.core.seeds import derive
+from preceptor.objectives.batch import Batches
+from preceptor.parallel.engine import Engine
+from preceptor.train.optim import Optimizer
+from preceptor.train.run import TrainingConfig
+from preceptor.train.schedule import learning_rate_factor
+
+MAX_SKIPPED_IN_A_ROW = 3
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one step did. Losses are means in nats over the supervised tokens."""
+
+    step: int
+    tokens: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    skipped: bool
+    validation_loss: float | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The record without what was not measured."""
+        return {key: value for key, value in asdict(self).items() if value is not None and value is not False}
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Where a run stands: all that is not weights or optimizer state."""
+
+    step: int = 0
+    tokens: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+
+class StopRequest(Protocol):
+    """Whether someone asked the run to stop, and by which signal."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether to stop after this step."""
+        ...
+
+    @property
+    def signal(self) -> int:
+        """The number of the signal."""
+        ...
+
+
+Hook = Callable[[StepRecord, float], None]
+"""Told of every step and of the seconds it took; it cannot change the run."""
+
+
+def fit(
+    config: TrainingConfig,
+    engine: Engine,
+    optimizer: Optimizer,
+    batches: Batches,
+    state: TrainState,
+    *,
+    num_steps: int,
+    validate: Callable[[], float],
+    save: Callable[[TrainState], None],
+    hooks: Sequence[Hook] = (),
+    stop: StopRequest,
+) -> TrainState:
+    """The state after training until ``num_steps``. The whole algorithm is here; the mesh is in ``engine``.
+
+    Raises:
+        Interrupted: a stop was requested; the state was saved first.
+        TrainingError: the loss was not finite several times in a row; no such step reached the weights.
+    """
+    while state.step < num_steps:
+        started = time.perf_counter()
+        # Dropout's numbers are a function of the step, so that resuming needs no state of a generator.
+        torch.manual_seed(derive(batches.seed, "dropout", state.step))
+        total, _, tokens = engine.forward_backward(batches.objective, batches.at(state.step))
+        grad_norm = engine.scale_and_clip(1 / max(1, tokens), config.max_grad_norm)
+        factor = learning_rate_factor(config.schedule, state.step, num_steps)
+        finite = math.isfinite(total) and math.isfinite(grad_norm)
+        if finite:
+            optimizer.step(factor)
+        engine.clear_gradients()
+        state.step, state.tokens = state.step + 1, state.tokens + tokens
+        state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
+        at_end = state.step == num_steps
+        record = StepRecord(
+            step=state.step,
+            tokens=state.tokens,
+            loss=total / max(1, tokens),
+            learning_rate=config.optimizer.learning_rate * factor,
+            grad_norm=grad_norm,
+            skipped=not finite,
+            validation_loss=validate() if at_end or state.step % config.validation_every_steps == 0 else None,
+        )
+        state.curve.append(record.facts())
+        elapsed = time.perf_counter() - started
+        state.seconds += elapsed
+        for hook in hooks:
+            hook(record, elapsed)
+        if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"the loss or its gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps up to step {state.step} "
+                f"(rows {batches.rows(state.step - 1)[:4]} ...); none of these steps changed the weights",
+                remedy="lower the learning rate, or look at the data of these rows",
+            )
+        if stop.requested or (state.step % config.checkpoint_every_steps == 0 and not at_end):
+            save(state)
+        if stop.requested:
+            raise Interrupted(stop.signal)
+    return state

@@ -1,0 +1,220 @@
+"""Pre-training: from starting weights and a stream of tokens to a checkpoint."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from preceptor.core.artifact import Draft
+from preceptor.core.errors import ConfigError, output_errors
+from preceptor.core.progress import Progress, say
+from preceptor.core.seeds import KeyedPermutation, derive
+from preceptor.core.units import Duration
+from preceptor.models.decoder import DecoderConfig, build
+from preceptor.models.interchange import save_model
+from preceptor.objectives.batch import Batches, Objective
+from preceptor.objectives.causal import CausalObjective
+from preceptor.parallel.engine import Engine, place
+from preceptor.tokenizer.stream import TokenStream
+from preceptor.tokenizer.tokenizer import Tokenizer
+from preceptor.train.allocator import keep_freed_memory
+from preceptor.train.checkpoint import Checkpoints
+from preceptor.train.hooks import MetricsLog, report_progress
+from preceptor.train.loop import StopRequest, TrainState, fit
+from preceptor.train.optim import Optimizer
+from preceptor.train.run import PretrainingConfig, TrainingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training stage leaves beside its files."""
+
+    state: TrainState
+    facts: dict[str, Any]
+    resumed_cost: Mapping[str, Any]
+    """The cost of earlier sessions of this run, as their last checkpoint recorded it."""
+
+
+def no_cost() -> dict[str, Any]:
+    """The cost of a run that nobody measures."""
+    return {}
+
+
+def pretrain(
+    *,
+    model_config: DecoderConfig,
+    config: PretrainingConfig,
+    train: TokenStream,
+    validation: TokenStream,
+    tokenizer: Tokenizer,
+    draft: Draft,
+    checkpoints: Path,
+    run_key: str,
+    seed: int,
+    metrics: Path,
+    stop: StopRequest,
+    read_cost: Callable[[], Mapping[str, Any]] = no_cost,
+) -> TrainingResult:
+    """The result of training a model, whose files are then in ``draft``; goes on from the newest checkpoint.
+
+    Raises:
+        ConfigError: the context is longer than the model's, or the streams have too little text.
+        Interrupted: a stop was requested; a checkpoint was saved first.
+        TrainingError: the loss was not finite several times in a row.
+    """
+    keep_freed_memory()
+    model_config = resolve_model(model_config, config, tokenizer)
+    model = build(model_config, torch.Generator().manual_seed(derive(seed, "weights")))
+    objective = CausalObjective(train, config.context_length, tokenizer.end_of_text_id)
+    check = CausalObjective(validation, config.context_length, tokenizer.end_of_text_id)
+    batches = make_batches(objective, config, derive(seed, "pretraining"))
+    num_steps = count_steps(config, batches, objective.plan.fill)
+    engine = place(model)
+    result = train_model(
+        config=config,
+        engine=engine,
+        batches=batches,
+        validation=check,
+        num_steps=num_steps,
+        checkpoints=Checkpoints(checkpoints, run_key, config.keep_checkpoints),
+        metrics=metrics,
+        stop=stop,
+        read_cost=read_cost,
+        label="pretrain",
+    )
+    save_model(model, draft.path, tokenizer.end_of_text_id)
+    tokenizer.save(draft.path)
+    save_curve(result.state, draft.path)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    facts = result.facts | {
+        "num_parameters": num_parameters,
+        "num_parameters_without_embedding": num_parameters - model.model.embed_tokens.weight.numel(),
+        "row_fill": round(objective.plan.fill, 4),
+    }
+    return replace(result, facts=facts)
+
+
+def resolve_model(model_config: DecoderConfig, config: TrainingConfig, tokenizer: Tokenizer) -> DecoderConfig:
+    """The model's configuration with the tokenizer's vocabulary.
+
+    Raises:
+        ConfigError: the vocabulary or the context do not fit.
+    """
+    if model_config.vocab_size == 0:
+        model_config = replace(model_config, vocab_size=tokenizer.vocab_size)
+    if model_config.vocab_size < tokenizer.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size is {model_config.vocab_size}, smaller than the tokenizer's {tokenizer.vocab_size}",
+            path="model.vocab_size",
+            remedy="set it to 0, which takes the tokenizer's size",
+        )
+    if config.context_length > model_config.max_position_embeddings:
+        raise ConfigError(
+            f"context_length is {config.context_length}, but the model has positions for "
+            f"{model_config.max_position_embeddings} tokens only",
+            path="model.max_position_embeddings",
+            remedy="raise model.max_position_embeddings or lower context_length",
+        )
+    return model_config
+
+
+def make_batches(objective: Objective, config: TrainingConfig, seed: int) -> Batches:
+    """The batches of a training stage."""
+    return Batches(
+        objective,
+        seed,
+        rows_per_step=config.batch_tokens // config.context_length,
+        rows_per_microbatch=min(config.micro_batch_tokens, config.batch_tokens) // config.context_length,
+    )
+
+
+def count_steps(config: TrainingConfig, batches: Batches, fill: float) -> int:
+    """How many steps the configured duration takes."""
+    duration = Duration.parse(config.duration)
+    if duration.kind == "steps":
+        steps = duration.amount
+    elif duration.kind == "tokens":
+        steps = duration.amount / (config.batch_tokens * fill)
+    elif duration.kind == "epochs":
+        steps = duration.amount * batches.objective.num_rows / batches.rows_per_step
+    else:
+        raise ConfigError(
+            f"duration {config.duration!r} is not in steps, tokens or epochs",
+            path="pretraining.duration",
+            remedy='write for example "400 steps", "2e6 tokens" or "3 epochs"',
+        )
+    return max(1, round(steps))
+
+
+def train_model(
+    *,
+    config: TrainingConfig,
+    engine: Engine,
+    batches: Batches,
+    validation: Objective,
+    num_steps: int,
+    checkpoints: Checkpoints,
+    metrics: Path,
+    stop: StopRequest,
+    read_cost: Callable[[], Mapping[str, Any]],
+    label: str,
+) -> TrainingResult:
+    """The result of training a placed model to its last step, from its newest checkpoint where there is one."""
+    optimizer = Optimizer(engine.parameters, config.optimizer)
+    state = checkpoints.resume(engine, optimizer)
+    resumed_cost = state.cost
+    if state.step:
+        say(f"{label}: going on from step {state.step} of {num_steps}")
+
+    rows = validation_rows(validation, config, batches.seed)
+    width = batches.rows_per_microbatch
+
+    def validate() -> float:
+        chunks = (validation.collate(rows[start : start + width]) for start in range(0, len(rows), width))
+        total, _, tokens = engine.evaluate(validation, chunks)
+        return total / max(1, tokens)
+
+    def save(state: TrainState) -> None:
+        state.cost = read_cost()
+        checkpoints.save(engine, optimizer, state)
+
+    with Progress(label, total=num_steps, unit="steps") as progress:
+        progress.advance(state.step)
+        hooks = (MetricsLog(metrics, state.step), report_progress(progress))
+        state = fit(
+            config,
+            engine,
+            optimizer,
+            batches,
+            state,
+            num_steps=num_steps,
+            validate=validate,
+            save=save,
+            hooks=hooks,
+            stop=stop,
+        )
+    facts = {
+        "num_steps": num_steps,
+        "num_tokens": state.tokens,
+        "num_epochs": round(batches.epochs(num_steps), 3),
+        "final_loss": state.curve[-1]["loss"],
+        "validation_loss": state.curve[-1]["validation_loss"],
+        "skipped_steps": sum(1 for record in state.curve if record.get("skipped")),
+    }
+    return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost)
+
+
+def validation_rows(validation: Objective, config: TrainingConfig, seed: int) -> list[int]:
+    """The rows on which the validation loss is taken: always the same ones, drawn once."""
+    wanted = max(1, config.validation_tokens // config.context_length)
+    order = KeyedPermutation(validation.num_rows, derive(seed, "validation"))
+    return [order(place) for place in range(min(wanted, validation.num_rows))]
+
+
+def save_curve(state: TrainState, folder: Path) -> None:
+    """Write curve.json: one record per step."""
+    with output_errors(folder):
+        (folder / "curve.json").write_text(json.dumps(state.curve) + "\n", encoding="utf-8")

@@ -1,0 +1,105 @@
+"""What describes a training run: how long, with which optimizer and schedule, and how often to look and to save."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """How gradients become updates."""
+
+    kind: Literal["muon", "adamw"] = "muon"
+    """muon orthogonalises the updates of matrices and leaves the rest to AdamW; adamw treats all weights alike."""
+    learning_rate: float = 0.02
+    """Peak learning rate of Muon's matrices, or of everything under adamw."""
+    adamw_learning_rate: float = 0.008
+    """Under muon: peak learning rate of what AdamW trains (embedding, output layer, norms, biases)."""
+    momentum: float = 0.95
+    """Muon's momentum."""
+    beta1: float = 0.9
+    """AdamW's decay of the first moment."""
+    beta2: float = 0.95
+    """AdamW's decay of the second moment."""
+    eps: float = 1e-8
+    """AdamW's small number in the denominator."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of matrices; norms and biases are never decayed."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        for name in ("learning_rate", "adamw_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("momentum", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """The learning rate as a share of its peak: a linear rise, then constant, linear or cosine decay."""
+
+    kind: Literal["linear", "cosine", "constant", "warmup-stable-decay"] = "linear"
+    """linear and cosine fall from the end of the warm-up; warmup-stable-decay stays at the peak first."""
+    warmup_steps: int = 10
+    """Steps of linear rise."""
+    decay_fraction: float = 0.4
+    """Under warmup-stable-decay: the share of all steps in which the rate falls."""
+    final_fraction: float = 0.0
+    """What is left of the peak at the end."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
+        for name in ("decay_fraction", "final_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """What every training stage has in common."""
+
+    context_length: int = 256
+    """Tokens in a row."""
+    batch_tokens: int = 4096
+    """Tokens in a step; a whole number of rows."""
+    micro_batch_tokens: int = 4096
+    """Tokens in one forward pass; less memory, same update."""
+    duration: str = "200 steps"
+    """How long to train: a number of steps, tokens or epochs."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """How gradients become updates."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """How the learning rate rises and falls."""
+    max_grad_norm: float | None = 1.0
+    """Gradients of a larger norm are scaled down to it; none switches clipping off."""
+    validation_every_steps: int = 25
+    """How often the validation loss is taken; it is always taken at the end."""
+    validation_tokens: int = 16384
+    """How many validation tokens that loss is taken on; the evaluation stage takes all."""
+    checkpoint_every_steps: int = 50
+    """How often the whole state is saved, so that a killed run goes on from there."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        """Refuse batches that are not whole rows, and counts below one."""
+        for name in ("context_length", "validation_every_steps", "validation_tokens", "checkpoint_every_steps", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("batch_tokens", "micro_batch_tokens"):
+            if getattr(self, name) < self.context_length or getattr(self, name) % self.context_length:
+                raise ValueError(
+                    f"{name} must be a multiple of context_length ({self.context_length}), got {getattr(self, name)}"
+                )
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainingConfig(TrainingConfig):
+    """How a model is trained from its starting weights."""
