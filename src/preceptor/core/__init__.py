@@ -1,1 +1,1 @@
-"""What every other part stands on: configuration, errors, units, seeds and artifacts. No torch, imports nothing of ours."""
+"""What every other part stands on: configuration, errors, units, seeds and artifacts. It imports nothing of ours."""
