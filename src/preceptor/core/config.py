@@ -68,7 +68,7 @@ def _found(value: object) -> str:
     if isinstance(value, str):
         return f"the string {value!r}" if len(value) <= 60 else f"a string of {len(value)} characters"
     if isinstance(value, int | float):
-        return f"the number {value!r}"
+        return f"the number {value!r}" if abs(value) < 1e100 else "a number that large"
     if isinstance(value, Mapping):
         return "a table"
     return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
@@ -122,17 +122,25 @@ class _Decoder:
         return _construct(cls, values, path)
 
     def unknown_key(self, cls: type, key: str, path: str) -> ConfigError:
-        here = list(schema.annotations(cls))
-        places = [field.path for field in schema.describe(self.root) if field.path.rpartition(".")[2] == key]
-        below = [place for place in places if _join(self.where, place).startswith(f"{path}." if path else "")]
-        close = difflib.get_close_matches(key, here, n=1)
-        if below or (places and not close):
-            nearest = _join(self.where, (below or places)[0])
-        else:
-            nearest = close[0] if close else ""
-        inner, expected = _join(path, key), "one of " + ", ".join(here)
+        nearest = self.nearest(cls, key, path)
+        expected = "one of " + ", ".join(schema.annotations(cls))
         hint = f"did you mean {nearest!r}?" if nearest else f"expected {expected}"
+        inner = _join(path, key)
         return ConfigError(f"{inner}: unknown key; {hint}", path=inner, expected=expected, nearest=nearest)
+
+    def nearest(self, cls: type, key: str, path: str) -> str:
+        """The name here that is most like the key, or the full path of one like it elsewhere in the tree."""
+        places: dict[str, list[str]] = {}
+        for field in schema.describe(self.root):
+            place = _join(self.where, field.path)
+            # Places below this table come first: the key most likely belongs one level further down.
+            at = 0 if place.startswith(f"{path}." if path else "") else len(places)
+            places.setdefault(field.path.rpartition(".")[2], []).insert(at, place)
+        close_here = difflib.get_close_matches(key, schema.annotations(cls), n=1)
+        close_elsewhere = difflib.get_close_matches(key, places, n=1)
+        if close_here and key not in places:
+            return close_here[0]
+        return places[close_elsewhere[0]][0] if close_elsewhere else ""
 
     def value(self, annotation: object, value: object, path: str, default: object = None) -> object:
         members = schema.members(annotation)

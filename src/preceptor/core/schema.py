@@ -160,10 +160,17 @@ def _fields(cls: type, prefix: str, base: object, when: str) -> Iterator[Field]:
         path = f"{prefix}.{name}" if prefix else name
         default = default_of(declared[name], base)
         variants = [member for member in members(annotation) if is_config(member)]
+        if len(variants) > 1:
+            names = [tag_of(variant) for variant in variants]
+            chosen = getattr(default, TAG, None)
+            words = " or ".join(map(repr, names))
+            yield Field(f"{path}.{TAG}", words, chosen, docstrings.get(name, ""), chosen is None, when)
         for variant in variants:
             of_variant = default if type(default) is variant else None
             only_when = f"{path}.{TAG} = {tag_of(variant)!r}" if len(variants) > 1 else when
-            yield from _fields(variant, path, of_variant, only_when)
+            for field in _fields(variant, path, of_variant, only_when):
+                if len(variants) == 1 or field.path != f"{path}.{TAG}":
+                    yield field
         if not variants:
             required = default is dataclasses.MISSING
             shown = None if required else plain(default, where=path)

@@ -1,0 +1,71 @@
+"""Stopping in good order: the first Ctrl-C or SIGTERM asks, the second ends at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from preceptor.core.errors import Interrupted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """Whether somebody has asked the work to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody has asked."""
+        return self.signal is not None
+
+    def check(self) -> None:
+        """Stop here if asked to; for loops that have nothing to save.
+
+        Raises:
+            Interrupted: a signal has asked to stop.
+        """
+        if self.signal is not None:
+            raise Interrupted(self.signal)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal: note the first, end at once on the second."""
+        if self.signal is None:
+            self.signal = number
+            # Not print: the signal may have come in the middle of one.
+            os.write(2, b"\nStopping after this step and saving; once more to stop at once.\n")
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(128 + number)
+
+
+_current: Stop | None = None
+
+
+@contextmanager
+def grace() -> Iterator[Stop]:
+    """A block in which the first SIGINT or SIGTERM only sets `requested`; a block inside it shares its answer.
+
+    Outside the main thread signals cannot be caught, and nothing is ever requested.
+    """
+    global _current
+    if _current is not None:
+        yield _current
+        return
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.handle) for number in _SIGNALS}
+    _current = stop
+    try:
+        yield stop
+    finally:
+        _current = None
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -1,0 +1,110 @@
+"""Quantities with their units: as types for signatures, as durations in recipes, as text for people."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal, NewType, Self, get_args
+
+from preceptor.core.errors import ConfigError
+
+Steps = NewType("Steps", int)
+Tokens = NewType("Tokens", int)
+Flops = NewType("Flops", float)
+Joules = NewType("Joules", float)
+GramsCO2e = NewType("GramsCO2e", float)
+
+DurationKind = Literal["steps", "tokens", "epochs", "seconds"]
+
+_DURATION = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([a-z]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """How long to train, in steps, tokens, passes over the data or seconds."""
+
+    kind: DurationKind
+    """The unit."""
+    amount: float
+    """How many of them."""
+
+    def __post_init__(self) -> None:
+        """Refuse a duration that is no duration."""
+        if self.kind not in get_args(DurationKind):
+            raise ValueError(f"kind must be one of {', '.join(get_args(DurationKind))}, got {self.kind!r}")
+        if not 0 < self.amount < math.inf:
+            raise ValueError(f"amount must be above 0 and finite, got {self.amount}")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The duration that a text like `160 steps`, `2e6 tokens`, `1 epoch` or `90 seconds` names.
+
+        Raises:
+            ConfigError: the text is not a number above 0 and a unit.
+        """
+        expected = "a number above 0 and a unit: steps, tokens, epochs or seconds, for example '160 steps'"
+        matched = _DURATION.fullmatch(text.strip())
+        kinds = {name: kind for kind in get_args(DurationKind) for name in (kind, kind.removesuffix("s"))}
+        if matched is None or matched[2] not in kinds or not 0 < float(matched[1]) < math.inf:
+            raise ConfigError(f"{text!r} is not a duration; expected {expected}", expected=expected)
+        return cls(kinds[matched[2]], float(matched[1]))
+
+    def __str__(self) -> str:
+        name = self.kind.removesuffix("s") if self.amount == 1 else self.kind
+        return f"{self.amount:.15g} {name}"
+
+    def num_steps(self, *, batch_tokens: int, epoch_tokens: int) -> int | None:
+        """The optimizer steps that reach it, at least 1; None for seconds, which no count of steps can tell."""
+        match self.kind:
+            case "steps":
+                exact = self.amount
+            case "tokens":
+                exact = self.amount / batch_tokens
+            case "epochs":
+                exact = self.amount * epoch_tokens / batch_tokens
+            case "seconds":
+                return None
+        return max(1, math.ceil(exact))
+
+
+def _scaled(value: float, scales: list[tuple[float, str]]) -> str:
+    """The value in the largest scale that leaves at least 1 before the point; scales from large to small."""
+    for index, (scale, unit) in enumerate(scales):
+        if abs(value) >= scale or index == len(scales) - 1:
+            amount = value / scale
+            digits = 0 if abs(amount) >= 99.95 or amount == int(amount) else 1
+            return f"{amount:,.{digits}f} {unit}".rstrip()
+    raise ValueError("no scales")
+
+
+def human_bytes(num_bytes: float) -> str:
+    """Bytes in decimal units: `512 B`, `2.7 MB`."""
+    return _scaled(num_bytes, [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")])
+
+
+def human_count(count: float) -> str:
+    """A count: exact up to 99,999, then `412 k`, `4.1 M`, `1.3 B`."""
+    if abs(count) < 1e5:
+        return f"{count:,.0f}" if count == int(count) else f"{count:,.1f}"
+    return _scaled(count, [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")])
+
+
+def human_seconds(seconds: float) -> str:
+    """A length of time: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 14 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def human_joules(joules: float) -> str:
+    """An energy: `12 J`, `3.4 kJ`, `1.2 MJ`."""
+    return _scaled(joules, [(1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1, "J")])
+
+
+def human_grams(grams: float) -> str:
+    """A mass: `12 mg`, `3.4 g`, `1.2 kg`, `2 t`."""
+    return _scaled(grams, [(1e6, "t"), (1e3, "kg"), (1, "g"), (1e-3, "mg")])
