@@ -55,9 +55,9 @@ class LowRankLinear(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.scaling = config.alpha / config.rank
-        options = {"dtype": base_layer.weight.dtype, "device": base_layer.weight.device}
-        self.lora_A = nn.Parameter(torch.empty(config.rank, base_layer.in_features, **options))  # type: ignore[arg-type]
-        self.lora_B = nn.Parameter(torch.zeros(base_layer.out_features, config.rank, **options))  # type: ignore[arg-type]
+        weight = base_layer.weight
+        self.lora_A = nn.Parameter(weight.new_empty(config.rank, base_layer.in_features))
+        self.lora_B = nn.Parameter(weight.new_zeros(base_layer.out_features, config.rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5), generator=generator)
         self.dropout = nn.Dropout(config.dropout)
 

@@ -186,7 +186,7 @@ class Backbone(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A decoder language model. Module names are those of transformers' Llama, so adapters and exports need no table."""
+    """A decoder language model. Module names are transformers' for Llama, so adapters and exports need no table."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -202,7 +202,9 @@ class Decoder(nn.Module):
         """The weights that turn a residual stream into logits."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def hidden(self, tokens_BT: Tensor, positions_BT: Tensor | None = None, segments_BT: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, tokens_BT: Tensor, positions_BT: Tensor | None = None, segments_BT: Tensor | None = None
+    ) -> Tensor:
         """The last normalised residual stream of shape B T D; documents (segments) do not see each other."""
         num_tokens = tokens_BT.shape[1]
         if positions_BT is None:
@@ -308,7 +310,6 @@ def build(config: DecoderConfig, generator: torch.Generator | None = None) -> De
     model = Decoder(config)
     initialise(model, generator or torch.Generator().manual_seed(0))
     return model
-
 
 
 FAMILY = ModelFamily(

@@ -38,10 +38,20 @@ class Architecture:
 
 _LLAMA_NAMES = {
     name: name
-    for name in (
-        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
-        "max_position_embeddings rope_theta hidden_act tie_word_embeddings initializer_range"
-    ).split()
+    for name in [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "rope_theta",
+        "hidden_act",
+        "tie_word_embeddings",
+        "initializer_range",
+    ]
 } | {"norm_eps": "rms_norm_eps", "dropout": "attention_dropout"}
 _LLAMA_SHAPE = {"norm": "rmsnorm", "positions": "rotary", "gated": True, "bias": False}
 
@@ -142,7 +152,9 @@ def from_config_json(table: Mapping[str, Any], where: Path) -> DecoderConfig:
     table = dict(table)
     if isinstance(table.get("rope_parameters"), dict):
         table.setdefault("rope_theta", table["rope_parameters"].get("rope_theta", DecoderConfig().rope_theta))
-    values = {ours: table[theirs] for ours, theirs in architecture.config_names.items() if table.get(theirs) is not None}
+    values = {
+        ours: table[theirs] for ours, theirs in architecture.config_names.items() if table.get(theirs) is not None
+    }
     heads, hidden = values.get("num_attention_heads"), values.get("hidden_size")
     if heads and hidden:
         values.setdefault("head_dim", hidden // heads)
@@ -191,7 +203,9 @@ def load_model(folder: Path) -> Decoder:
         model = Decoder(config)
     _check(model, state, weights_path)
     model = Decoder(config)
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=not config.tie_word_embeddings)
+    model.load_state_dict(
+        {name: tensor.float() for name, tensor in state.items()}, strict=not config.tie_word_embeddings
+    )
     return model.eval()
 
 

@@ -62,7 +62,7 @@ def cross_entropy_sum(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor) 
     supervised_BT = labels_BT != IGNORED
     hidden_TD = hidden_BTD[supervised_BT]
     labels_T = labels_BT[supervised_BT]
-    loss, correct = _LinearCrossEntropy.apply(hidden_TD, weight_VD, labels_T)
+    loss, correct = _LinearCrossEntropy.apply(hidden_TD, weight_VD, labels_T)  # type: ignore[no-untyped-call]
     return loss, correct, int(labels_T.shape[0])
 
 
@@ -74,7 +74,7 @@ def token_losses(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor) -> tu
     supervised_BT = labels_BT != IGNORED
     hidden_TD, labels_T = hidden_BTD[supervised_BT], labels_BT[supervised_BT]
     losses, correct = [], []
-    for hidden, labels in zip(hidden_TD.split(CHUNK_TOKENS), labels_T.split(CHUNK_TOKENS), strict=True):
+    for hidden, labels in zip(torch.split(hidden_TD, CHUNK_TOKENS), torch.split(labels_T, CHUNK_TOKENS), strict=True):
         logits = (hidden @ weight_VD.t()).float()
         losses.append(logits.logsumexp(dim=1) - logits.gather(1, labels.unsqueeze(1)).squeeze(1))
         correct.append(logits.argmax(dim=1) == labels)

@@ -85,7 +85,9 @@ def collate_rows(
             run = tokens[start : start + length].astype(np.int64)
             inputs[line, place] = tokens[start - 1] if start else first_token
             inputs[line, place + 1 : place + length] = run[:-1]
-            labels[line, target] = run if supervised is None else np.where(supervised[start : start + length], run, IGNORED)
+            labels[line, target] = (
+                run if supervised is None else np.where(supervised[start : start + length], run, IGNORED)
+            )
             positions[line, target] = np.arange(length)
             segments[line, target] = segment
             place += length

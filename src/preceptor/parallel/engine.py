@@ -27,7 +27,7 @@ class Engine:
         for batch in microbatches:
             loss = objective.loss(self.model, batch)
             loss.total.backward()  # type: ignore[no-untyped-call]
-            total, correct, tokens = total + float(loss.total), correct + int(loss.correct), tokens + loss.tokens
+            total, correct, tokens = total + loss.total.item(), correct + int(loss.correct), tokens + loss.tokens
         return total, correct, tokens
 
     @torch.no_grad()
@@ -36,7 +36,7 @@ class Engine:
         self.model.eval()
         sums: list[LossSum] = [objective.loss(self.model, batch) for batch in batches]
         return (
-            math.fsum(float(loss.total) for loss in sums),
+            math.fsum(loss.total.item() for loss in sums),
             sum(int(loss.correct) for loss in sums),
             sum(loss.tokens for loss in sums),
         )

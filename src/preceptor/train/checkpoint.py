@@ -55,9 +55,7 @@ class Checkpoints:
     def _load(self, folder: Path, engine: Engine, optimizer: Optimizer) -> TrainState:
         weights = load_file(folder / "weights.safetensors")
         if weights.keys() != engine.parameters.keys():
-            raise ArtifactError(
-                f"{folder} holds the weights of another model", remedy="start into a new --out folder"
-            )
+            raise ArtifactError(f"{folder} holds the weights of another model", remedy="start into a new --out folder")
         with torch.no_grad():
             for name, parameter in engine.parameters.items():
                 parameter.copy_(weights[name])

@@ -58,7 +58,7 @@ class Muon:
         torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
         # Nesterov: look ahead along the buffer that already holds this step's gradient.
         directions = torch._foreach_lerp(gradients, buffers, self.momentum)
-        parameters = list(trained.values())
+        parameters: list[Tensor] = list(trained.values())
         torch._foreach_mul_(parameters, 1 - learning_rate * self.weight_decay)
         for parameter, direction in zip(parameters, directions, strict=True):
             rows, columns = parameter.shape
@@ -77,13 +77,17 @@ class Optimizer:
         decayed = [p for p in rest.values() if p.dim() >= 2]
         plain = [p for p in rest.values() if p.dim() < 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            eps=config.eps,
-            fused=True,
-        ) if rest else None
+        self.adamw = (
+            torch.optim.AdamW(
+                [group for group in groups if group["params"]],
+                lr=config.learning_rate,
+                betas=(config.beta1, config.beta2),
+                eps=config.eps,
+                fused=True,
+            )
+            if rest
+            else None
+        )
         self._adamw_parameters = rest
 
     def step(self, factor: float) -> None:
@@ -135,4 +139,6 @@ class Optimizer:
 
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.dim() == 2 and not name.endswith(("embed_tokens.weight", "embed_positions.weight", "lm_head.weight"))
+    return parameter.dim() == 2 and not name.endswith(
+        ("embed_tokens.weight", "embed_positions.weight", "lm_head.weight")
+    )

@@ -88,7 +88,13 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse batches that are not whole rows, and counts below one."""
-        for name in ("context_length", "validation_every_steps", "validation_tokens", "checkpoint_every_steps", "keep_checkpoints"):
+        for name in (
+            "context_length",
+            "validation_every_steps",
+            "validation_tokens",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("batch_tokens", "micro_batch_tokens"):
