@@ -1,0 +1,246 @@
+"""The loop: one update whatever the micro-batches, guards, exact resume, retention."""
+
+import json
+import signal
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from preceptor.core.errors import ArtifactError, Interrupted, TrainingError
+from preceptor.models.decoder import DecoderConfig, build
+from preceptor.nn.losses import IGNORED
+from preceptor.objectives.batch import Batches, LossSum
+from preceptor.objectives.packing import collate_rows, plan_rows
+from preceptor.parallel.engine import place
+from preceptor.train.checkpoint import Checkpoints
+from preceptor.train.hooks import MetricsLog
+from preceptor.train.loop import StepRecord, TrainState, fit
+from preceptor.train.optim import Optimizer
+from preceptor.train.run import OptimizerConfig, ScheduleConfig, TrainingConfig
+
+MODEL = DecoderConfig(
+    vocab_size=40,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=8,
+    max_position_embeddings=16,
+    dropout=0.1,
+)
+CONFIG = TrainingConfig(
+    context_length=16,
+    batch_tokens=64,
+    micro_batch_tokens=64,
+    validation_every_steps=4,
+    checkpoint_every_steps=3,
+    schedule=ScheduleConfig(warmup_steps=2),
+)
+
+
+class Toy:
+    """A packed stream of small documents, some of whose tokens are not supervised."""
+
+    def __init__(self, poison: set[int] | None = None):
+        generator = np.random.default_rng(0)
+        lengths = generator.integers(2, 20, 40)
+        self.tokens = generator.integers(1, 40, lengths.sum()).astype(np.uint32)
+        self.supervised = generator.random(self.tokens.size) < 0.7
+        self.plan = plan_rows(np.cumsum([0, *lengths]).astype(np.int64), 16)
+        self.num_rows = len(self.plan.row_pieces)
+        self.poison, self.calls = poison or set(), 0
+
+    def collate(self, rows):
+        return collate_rows(self.plan, rows, self.tokens, 0, self.supervised)
+
+    def loss(self, model, batch):
+        self.calls += 1
+        total, correct, count = model.loss_sum(batch.tokens_BT, batch.labels_BT, batch.positions_BT, batch.segments_BT)
+        return LossSum(total * float("nan") if self.calls in self.poison else total, correct, count)
+
+
+@dataclass
+class Stop:
+    requested: bool = False
+    signal: int = signal.SIGTERM
+
+
+def parts(config=CONFIG, objective=None, dropout=0.1):
+    engine = place(build(replace(MODEL, dropout=dropout), torch.Generator().manual_seed(0)))
+    rows = config.batch_tokens // 16
+    batches = Batches(objective or Toy(), 7, rows, config.micro_batch_tokens // 16)
+    return engine, Optimizer(engine.parameters, config.optimizer), batches
+
+
+def train(config, engine, optimizer, batches, state, num_steps, save=lambda state: None, hooks=(), stop=None):
+    return fit(
+        config,
+        engine,
+        optimizer,
+        batches,
+        state,
+        num_steps=num_steps,
+        validate=lambda: 1.0,
+        save=save,
+        hooks=hooks,
+        stop=stop or Stop(),
+    )
+
+
+@pytest.mark.parametrize("micro", [16, 32])
+def test_micro_batches_of_uneven_counts_give_the_same_gradient(micro):
+    gradients = []
+    for size in (64, micro):
+        engine, _, batches = parts(replace(CONFIG, micro_batch_tokens=size), dropout=0.0)
+        engine.model.double()
+        counts = {int((batch.labels_BT != IGNORED).sum()) for batch in batches.at(0)}
+        _, _, tokens = engine.forward_backward(batches.objective, batches.at(0))
+        engine.scale_and_clip(1 / tokens, None)
+        gradients.append([gradient.clone() for gradient in engine.gradients()])
+    assert len(counts) > 1
+    for whole, summed in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, summed, rtol=1e-5, atol=1e-7)
+
+
+def test_clipping_equals_pytorchs():
+    engine, _, batches = parts()
+    engine.forward_backward(batches.objective, batches.at(0))
+    expected = [gradient.clone() * 0.5 for gradient in engine.gradients()]
+    norm = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in expected]))
+    assert engine.scale_and_clip(0.5, 0.1) == pytest.approx(float(norm), rel=1e-5)
+    after = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in engine.gradients()]))
+    assert float(after) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_each_epoch_visits_every_row_once_in_its_own_order():
+    _, _, batches = parts()
+    rows = [row for step in range(batches.objective.num_rows) for row in batches.rows(step)]
+    size = batches.objective.num_rows
+    first, second = rows[:size], rows[size : 2 * size]
+    assert sorted(first) == sorted(second) == list(range(size))
+    assert first != second
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+@pytest.mark.parametrize("interrupted_at", [1, 4, 8])
+def test_stopping_and_going_on_is_bit_identical(tmp_path, kind, interrupted_at):
+    config = replace(CONFIG, optimizer=OptimizerConfig(kind=kind))
+    engine, optimizer, batches = parts(config)
+    straight = train(config, engine, optimizer, batches, TrainState(), 10)
+
+    first_engine, first_optimizer, batches = parts(config)
+    checkpoints, stop = Checkpoints(tmp_path, "key", 2), Stop()
+
+    def interrupt(record, _):
+        stop.requested = record.step == interrupted_at
+
+    with pytest.raises(Interrupted):
+        train(
+            config,
+            first_engine,
+            first_optimizer,
+            batches,
+            TrainState(),
+            10,
+            save=lambda state: checkpoints.save(first_engine, first_optimizer, state),
+            hooks=[interrupt],
+            stop=stop,
+        )
+    second_engine, second_optimizer, batches = parts(config)
+    state = checkpoints.resume(second_engine, second_optimizer)
+    assert state.step == interrupted_at
+    resumed = train(config, second_engine, second_optimizer, batches, state, 10)
+    assert all(torch.equal(p, second_engine.parameters[name]) for name, p in engine.parameters.items())
+    ours, theirs = optimizer.state_tensors(), second_optimizer.state_tensors()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert resumed.curve == straight.curve
+
+
+def test_a_step_that_is_not_finite_never_reaches_the_weights():
+    objective = Toy(poison={2})
+    engine, optimizer, batches = parts(objective=objective)
+    before = {}
+
+    def remember(record, _):
+        if record.step == 1:
+            before.update({name: p.detach().clone() for name, p in engine.parameters.items()})
+        if record.step == 2:
+            assert record.skipped
+            assert all(torch.equal(before[name], p) for name, p in engine.parameters.items())
+
+    state = train(CONFIG, engine, optimizer, batches, TrainState(), 4, hooks=[remember])
+    assert [bool(record.get("skipped")) for record in state.curve] == [False, True, False, False]
+
+
+def test_three_steps_in_a_row_that_are_not_finite_stop_the_run():
+    engine, optimizer, batches = parts(objective=Toy(poison={3, 4, 5}))
+    with pytest.raises(TrainingError, match="step 5"):
+        train(CONFIG, engine, optimizer, batches, TrainState(), 10)
+    assert all(torch.isfinite(p).all() for p in engine.parameters.values())
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, capsys):
+    engine, optimizer, batches = parts()
+    checkpoints = Checkpoints(tmp_path, "key", 3)
+    train(CONFIG, engine, optimizer, batches, TrainState(), 7, save=lambda s: checkpoints.save(engine, optimizer, s))
+    weights = tmp_path / "step-0000006" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    again, fresh, _ = parts()
+    assert checkpoints.resume(again, fresh).step == 3
+    assert "step-0000006" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_run_is_not_taken(tmp_path):
+    engine, optimizer, _ = parts()
+    Checkpoints(tmp_path, "one", 2).save(engine, optimizer, TrainState(step=3))
+    assert Checkpoints(tmp_path, "another", 2).resume(engine, optimizer).step == 0
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path):
+    engine, optimizer, batches = parts()
+    checkpoints = Checkpoints(tmp_path, "key", 2)
+    train(CONFIG, engine, optimizer, batches, TrainState(), 14, save=lambda s: checkpoints.save(engine, optimizer, s))
+    assert sorted(folder.name for folder in tmp_path.glob("step-*")) == ["step-0000009", "step-0000012"]
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    engine, optimizer, _ = parts()
+    Checkpoints(tmp_path, "key", 2).save(engine, optimizer, TrainState(step=3))
+    other = place(build(replace(MODEL, num_hidden_layers=1)))
+    with pytest.raises(ArtifactError, match="another model"):
+        Checkpoints(tmp_path, "key", 2).resume(other, Optimizer(other.parameters, CONFIG.optimizer))
+
+
+def test_a_full_disk_is_told_and_training_goes_on_with_the_old_checkpoint(tmp_path, capsys, monkeypatch):
+    engine, optimizer, batches = parts()
+    checkpoints = Checkpoints(tmp_path, "key", 2)
+    saved = train(
+        CONFIG, engine, optimizer, batches, TrainState(), 4, save=lambda s: checkpoints.save(engine, optimizer, s)
+    )
+    import preceptor.train.checkpoint as module
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    state = train(CONFIG, engine, optimizer, batches, saved, 7, save=lambda s: checkpoints.save(engine, optimizer, s))
+    assert state.step == 7
+    assert "could not be saved" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert checkpoints.resume(*parts()[:2]).step == 3
+
+
+def test_the_metrics_of_a_killed_run_go_on_where_its_checkpoint_stands(tmp_path):
+    path = tmp_path / "metrics" / "run.jsonl"
+    log = MetricsLog(path, 0)
+    for step in range(1, 6):
+        log(StepRecord(step=step, tokens=step, loss=1.0, learning_rate=0.1, grad_norm=1.0, skipped=False), 0.1)
+    path.write_text(path.read_text() + '{"step": 6, "los')
+    MetricsLog(path, 3)(StepRecord(4, 4, 0.5, 0.1, 1.0, False), 0.1)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4] and lines[-1]["loss"] == 0.5
