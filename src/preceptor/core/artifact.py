@@ -236,6 +236,7 @@ class Store:
     def __init__(self, root: Path, on_corrupt: Callable[[Path, ArtifactError], None] = _warn) -> None:
         self.root = root
         self.on_corrupt = on_corrupt
+        self._reported: set[Path] = set()
 
     @contextmanager
     def draft(self, kind: str, key: str, parents: Mapping[str, str]) -> Iterator[Draft]:
@@ -261,10 +262,15 @@ class Store:
             try:
                 artifact.verify(digests=verify)
             except ArtifactError as error:
-                self.on_corrupt(artifact.path, error)
+                self._report(artifact.path, error)
             else:
                 return artifact
         return None
+
+    def _report(self, folder: Path, error: ArtifactError) -> None:
+        if folder not in self._reported:
+            self._reported.add(folder)
+            self.on_corrupt(folder, error)
 
     def load(self, kind: str, id: str) -> Artifact:
         """The artifact of that id, or of the id that starts so.
@@ -286,7 +292,7 @@ class Store:
             try:
                 found.append(_artifact(path, Manifest.read(path)))
             except ArtifactError as error:
-                self.on_corrupt(path, error)
+                self._report(path, error)
         return sorted(found, key=lambda artifact: artifact.created, reverse=True)
 
     def sweep(self) -> list[Path]:

@@ -6,6 +6,7 @@ dataclasses, unions of dataclasses told apart by `kind`, tuples, lists and dicti
 
 import dataclasses
 import difflib
+import math
 import sys
 import types
 import typing
@@ -68,7 +69,7 @@ def _found(value: object) -> str:
     if isinstance(value, str):
         return f"the string {value!r}" if len(value) <= 60 else f"a string of {len(value)} characters"
     if isinstance(value, int | float):
-        return f"the number {value!r}" if abs(value) < 1e100 else "a number that large"
+        return f"the number {value!r}" if not 1e100 < abs(value) < math.inf else "a number that large"
     if isinstance(value, Mapping):
         return "a table"
     return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
@@ -130,12 +131,12 @@ class _Decoder:
 
     def nearest(self, cls: type, key: str, path: str) -> str:
         """The name here that is most like the key, or the full path of one like it elsewhere in the tree."""
+        # What is below this table comes first: the key most likely belongs one level further down.
+        all_places = [_join(self.where, field.path) for field in schema.describe(self.root)]
+        all_places.sort(key=lambda place: not place.startswith(f"{path}." if path else ""))
         places: dict[str, list[str]] = {}
-        for field in schema.describe(self.root):
-            place = _join(self.where, field.path)
-            # Places below this table come first: the key most likely belongs one level further down.
-            at = 0 if place.startswith(f"{path}." if path else "") else len(places)
-            places.setdefault(field.path.rpartition(".")[2], []).insert(at, place)
+        for place in all_places:
+            places.setdefault(place.rpartition(".")[2], []).append(place)
         close_here = difflib.get_close_matches(key, schema.annotations(cls), n=1)
         close_elsewhere = difflib.get_close_matches(key, places, n=1)
         if close_here and key not in places:

@@ -19,7 +19,7 @@ _UNSUPPORTED = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENO
 
 
 class FileLock:
-    """An open file or folder that can be locked; the lock ends with the process, and forked children do not share it."""
+    """An open file or folder to be locked; the lock ends with the process, and forked children do not share it."""
 
     _open: ClassVar[set["FileLock"]] = set()
 
