@@ -8,6 +8,7 @@ import difflib
 import errno
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -129,7 +130,7 @@ def write_folder(target: Path, kind: str, key: str, parents: Mapping[str, str]) 
         OutputError: it cannot be written; what was there before is still there.
         ArtifactError: the block left a link or another special file in the draft.
     """
-    with _drafting(target.parent, target.name, kind, key, parents, lambda manifest: target) as draft:
+    with _drafting(target.parent, target.name, kind, key, parents, lambda said: target) as draft:
         yield draft
 
 
@@ -222,8 +223,10 @@ def _replace(draft: Path, target: Path, old: Artifact | None) -> None:
                 f"cannot write {target}: it holds another artifact, and this file system cannot replace it in one step",
                 remedy="choose another folder, or delete that one",
             )
-        os.rename(target, target.with_name(draft_name(target.name)))
+        aside = target.with_name(draft_name(target.name))
+        os.rename(target, aside)
         os.rename(draft, target)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _warn(folder: Path, error: ArtifactError) -> None:
@@ -247,11 +250,7 @@ class Store:
             ArtifactError: the block left a link or another special file in the draft.
         """
         parent = self.root / kind
-
-        def target_of(manifest: Manifest) -> Path:
-            return parent / manifest.id[:ID_LENGTH]
-
-        with _drafting(parent, kind, kind, key, parents, target_of) as draft:
+        with _drafting(parent, kind, kind, key, parents, lambda said: parent / said.id[:ID_LENGTH]) as draft:
             yield draft
 
     def find(self, kind: str, key: str, *, verify: bool = True) -> Artifact | None:

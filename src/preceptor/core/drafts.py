@@ -85,7 +85,7 @@ def write_file(path: Path, content: str | bytes) -> None:
     """
     make_folder(path.parent)
     sweep(path.parent)
-    with output_errors(path.parent), _claim(path.parent, path.name, is_folder=False) as draft:
+    with output_errors(path.parent), _claim(path.parent, path.name, is_folder=False) as draft, output_errors(path):
         try:
             with draft.open("wb") as stream:
                 stream.write(content.encode("utf-8") if isinstance(content, str) else content)

@@ -144,11 +144,10 @@ def _error_number(error: Exception) -> int | None:
 
 def _concerns(error: Exception, path: Path) -> bool:
     """Whether an error is about `path`, something inside it or a folder above it; errors that name nothing are."""
-    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes | os.PathLike):
-        return True
-    named = Path(os.path.abspath(os.fsdecode(error.filename)))
+    both = (getattr(error, "filename", None), getattr(error, "filename2", None))
+    named = [Path(os.path.abspath(os.fsdecode(name))) for name in both if isinstance(name, str | bytes | os.PathLike)]
     here = Path(os.path.abspath(path))
-    return named.is_relative_to(here) or here.is_relative_to(named)
+    return not named or any(name.is_relative_to(here) or here.is_relative_to(name) for name in named)
 
 
 def free_bytes(path: Path) -> int | None:
