@@ -1,0 +1,144 @@
+"""Byte-level BPE: identity, parity with `tokenizers` and transformers, safety, clear errors."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from preceptor.core.artifact import write_folder
+from preceptor.core.errors import ArtifactError, ConfigError, MismatchError
+from preceptor.tokenizer import tokenizer as module
+from preceptor.tokenizer.bpe import TokenizerConfig, train
+from preceptor.tokenizer.chat import encode_example, encode_prompt
+from preceptor.tokenizer.stream import TokenStream, encode
+from preceptor.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog. " * 3,
+    "def dedent(text):\n    '''Remove any common leading whitespace.'''\n",
+    "Ärger, naïve, 日本語 and 🙂 — and £10.\r\n\tTabs",
+    *(f"number {n} of many, {n * n} squared" for n in range(60)),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tokenizer")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return train(TEXTS, TokenizerConfig(vocab_size=400), folder)
+
+
+@given(st.text(max_size=200))
+@settings(deadline=None, max_examples=300)
+def test_decode_of_encode_is_the_identity(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=8))
+@settings(deadline=None, max_examples=150)
+def test_the_fast_encoder_gives_the_ids_of_the_exact_one(tokenizer, texts):
+    assert [ids.tolist() for ids in tokenizer.encode_many(texts)] == [tokenizer.encode(text) for text in texts]
+
+
+def test_the_fast_encoder_is_in_use_and_a_wrong_one_is_not(tokenizer, folder, monkeypatch, capsys):
+    tokenizer.encode_many(TEXTS)
+    assert tokenizer._fast
+    other = Tokenizer.load(folder)
+    monkeypatch.setattr(module, "_encode_fast", lambda fast, texts: [np.zeros(1, np.uint32) for _ in texts])
+    assert [ids.tolist() for ids in other.encode_many(TEXTS)] == [tokenizer.encode(text) for text in TEXTS]
+    assert "slower exact one" in capsys.readouterr().err
+
+
+def test_the_file_loads_in_tokenizers_and_transformers_with_the_same_ids(tokenizer, folder):
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import AutoTokenizer
+
+        auto = AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        assert tokenizer.encode(text) == theirs.encode(text).ids == auto(text)["input_ids"]
+    assert auto.eos_token_id == auto.pad_token_id == tokenizer.end_of_text_id
+    assert len(auto) == tokenizer.vocab_size == 400
+
+
+@pytest.mark.parametrize("token", SPECIAL_TOKENS)
+def test_the_words_of_a_special_token_are_words(tokenizer, token):
+    text = f"before {token} after"
+    special = {tokenizer.end_of_text_id, tokenizer.user_id, tokenizer.assistant_id}
+    assert not special & set(tokenizer.encode(text))
+    assert not special & set(tokenizer.encode_many([text])[0].tolist())
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_vocabulary_larger_than_the_text_gives_is_refused_with_the_largest(tmp_path):
+    with pytest.raises(ConfigError, match=r"gives at most (\d+)") as raised:
+        train(["aaaa bbbb"], TokenizerConfig(vocab_size=5000), tmp_path)
+    largest = int(raised.value.expected.removeprefix("at most "))
+    assert train(["aaaa bbbb"], TokenizerConfig(vocab_size=largest), tmp_path).vocab_size == largest
+    with pytest.raises(ValueError, match="at least 259"):
+        TokenizerConfig(vocab_size=200)
+
+
+@given(st.text(max_size=80))
+@settings(deadline=None, max_examples=200)
+def test_streamed_text_is_the_text_and_never_broken(tokenizer, text):
+    stream = tokenizer.decode_stream()
+    pieces = [stream.push(token) for token in tokenizer.encode(text)] + [stream.finish()]
+    assert "".join(pieces) == text
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_only_the_answer_and_its_end_are_supervised(tokenizer):
+    ids, mask = encode_example(tokenizer, "What?", "That, 日本.")
+    assert ids[: len(encode_prompt(tokenizer, "What?"))] == encode_prompt(tokenizer, "What?")
+    supervised = [token for token, taken in zip(ids, mask, strict=True) if taken]
+    assert supervised[-1] == tokenizer.end_of_text_id and ids.count(tokenizer.end_of_text_id) == 2
+    assert tokenizer.decode(supervised) == "That, 日本."
+
+
+def test_a_stream_gives_back_every_document_and_refuses_another_tokenizer(tokenizer, tmp_path):
+    splits = {"train": TEXTS, "validation": ["", "only one"]}
+    names = {split: [f"{split}{i}" for i in range(len(texts))] for split, texts in splits.items()}
+    with write_folder(tmp_path / "tokens", "tokens", "key", {}) as draft:
+        encode(splits, names, tokenizer, draft)
+    for split, texts in splits.items():
+        stream = TokenStream.open(tmp_path / "tokens", split, tokenizer)
+        assert stream.num_documents == len(texts) and stream.document_ids == names[split]
+        assert stream.num_bytes == sum(len(text.encode()) for text in texts)
+        for index, text in enumerate(texts):
+            document = stream.document(index).tolist()
+            assert document[-1] == tokenizer.end_of_text_id
+            assert tokenizer.decode(document[:-1]) == text
+    (tmp_path / "other").mkdir()
+    other = train(TEXTS, TokenizerConfig(vocab_size=300), tmp_path / "other")
+    with pytest.raises(MismatchError, match="another tokenizer"):
+        TokenStream.open(tmp_path / "tokens", "train", other)
+    with pytest.raises(ArtifactError, match="no split 'test'"):
+        TokenStream.open(tmp_path / "tokens", "test", tokenizer)
+    path = tmp_path / "tokens" / "train.tokens.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="bytes, expected"):
+        TokenStream.open(tmp_path / "tokens", "train", tokenizer)
+
+
+def test_a_file_that_is_no_tokenizer_is_said(tmp_path, folder):
+    with pytest.raises(ArtifactError, match="not a tokenizer"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="not a tokenizer"):
+        Tokenizer.load(tmp_path)
+    table = json.loads((folder / "tokenizer.json").read_text())
+    table["added_tokens"] = table["added_tokens"][:1]
+    table["model"]["vocab"].pop("<|user|>")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(table))
+    with pytest.raises(ArtifactError, match=r"lacks the special token|not a tokenizer"):
+        Tokenizer.load(tmp_path)
