@@ -1,0 +1,76 @@
+"""The document, and a filter's verdict on it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+UNKNOWN_LICENCE = "unknown"
+
+
+def document_id(source: str, text: str) -> str:
+    """The name of a document: the same source and text have the same name on every machine."""
+    return hashlib.sha256(f"{source}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with where it came from and by what right it is used. Never changed: an edit returns a child."""
+
+    id: str
+    text: str
+    source: str
+    """Where it came from: ``python:textwrap`` or ``file:docs/a.md``, with ``#3`` for the third record of a file."""
+    licence: str = UNKNOWN_LICENCE
+    """An SPDX expression, or ``unknown``."""
+    consent: str = "unknown"
+    """``granted``, ``by-licence`` or ``unknown``."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    parent: str | None = None
+    """The id of the document that this one was edited from."""
+
+    @classmethod
+    def new(
+        cls,
+        text: str,
+        source: str,
+        *,
+        licence: str = UNKNOWN_LICENCE,
+        consent: str = "unknown",
+        metadata: Mapping[str, str] | None = None,
+    ) -> "Document":
+        """A document as it was read."""
+        return cls(document_id(source, text), text, source, licence, consent, metadata or {})
+
+    def edited(self, text: str) -> "Document":
+        """The child with another text, or the document itself where nothing changed."""
+        if text == self.text:
+            return self
+        return replace(self, id=document_id(self.source, text), text=text, parent=self.parent or self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The verdict that a document stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The verdict that a document leaves: by which rule, what was measured, and the rule's limit."""
+
+    rule: str
+    measured: float
+    limit: float
+    detail: str = ""
+
+
+Verdict = Keep | Drop
+KEEP = Keep()
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that could not become a document: where it stood and why. It is counted like a dropped document."""
+
+    source: str
+    rule: str
+    detail: str

@@ -1,0 +1,47 @@
+"""Edits: each takes a text and returns another one, and never decides whether a document stays."""
+
+import html
+import re
+import unicodedata
+
+import ftfy
+from ftfy import TextFixerConfig
+from ftfy.badness import is_bad
+
+from preceptor.data.document import Document
+
+# Only the encoding is repaired: quotes, ligatures and full-width letters are the author's choice.
+_REPAIR = TextFixerConfig(
+    uncurl_quotes=False, fix_character_width=False, fix_latin_ligatures=False, unescape_html=False, normalization=None
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff]")
+_TRAILING_SPACE = re.compile(r"[ \t]+$", re.MULTILINE)
+_MANY_NEWLINES = re.compile(r"\n{4,}")
+_LEFT_OVER_TAG = re.compile(
+    r"</?(?:div|span|p|br|font|table|tr|td|ul|ol|li|script|style)\b[^<>\n]{0,200}>", re.IGNORECASE
+)
+_ENTITY = re.compile(r"&(?:amp|lt|gt|quot|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,6});")
+
+
+def normalise(document: Document) -> Document:
+    """The document with its encoding repaired, in composed form, without control characters or loose space."""
+    text = document.text
+    if not text.isascii():
+        text = "".join(_repaired(line) for line in text.splitlines(keepends=True))
+        text = unicodedata.normalize("NFC", text)
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " ")
+    text = _CONTROL.sub("", text)
+    text = _MANY_NEWLINES.sub("\n\n\n", _TRAILING_SPACE.sub("", text)).strip("\n")
+    return document.edited(text)
+
+
+def _repaired(line: str) -> str:
+    return line if line.isascii() or not is_bad(line) else ftfy.fix_text(line, config=_REPAIR)
+
+
+def remove_markup(document: Document) -> Document:
+    """The document without what a careless extraction left of HTML: layout tags, and entities where there were tags."""
+    text, num_tags = _LEFT_OVER_TAG.subn(" ", document.text)
+    if num_tags:
+        text = _ENTITY.sub(lambda match: html.unescape(match.group()).replace("\u00a0", " "), text)
+    return document.edited(text)
