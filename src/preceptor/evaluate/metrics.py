@@ -1,0 +1,118 @@
+"""Scores as pure functions, each with its unit, its direction and how sure it is."""
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BOOTSTRAP_SAMPLES = 1000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A measured value with its interval: ``low`` to ``high`` hold it with 95% confidence."""
+
+    value: float
+    unit: str
+    higher_is_better: bool
+    low: float
+    high: float
+    count: int
+    """How many documents, questions or tokens it was taken on."""
+
+    def facts(self) -> dict[str, Any]:
+        """The score as JSON."""
+        return asdict(self)
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.int64]], float], count: int, seed: int, samples: int = BOOTSTRAP_SAMPLES
+) -> tuple[float, float]:
+    """The 95% interval of a statistic of ``count`` items; it is given the indices of each resample.
+
+    Source: Efron 1979, the percentile interval.
+    """
+    generator = np.random.default_rng(seed)
+    values = [statistic(generator.integers(0, count, count)) for _ in range(samples)]
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def mean_score(values: ArrayLike, unit: str, *, higher_is_better: bool, seed: int = 0) -> Score:
+    """The mean of one value per item, with its bootstrap interval."""
+    array = np.asarray(values, np.float64)
+    if array.size == 0:
+        return Score(math.nan, unit, higher_is_better, math.nan, math.nan, 0)
+    low, high = bootstrap(lambda indices: float(array[indices].mean()), array.size, seed)
+    return Score(float(array.mean()), unit, higher_is_better, low, high, int(array.size))
+
+
+def ratio_score(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    unit: str,
+    *,
+    higher_is_better: bool,
+    transform: Callable[[float], float] = float,
+    seed: int = 0,
+) -> Score:
+    """The ratio of two sums over documents, transformed, with an interval from resampling whole documents."""
+    top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+
+    def value(indices: NDArray[np.int64] | slice) -> float:
+        return transform(float(top[indices].sum() / bottom[indices].sum()))
+
+    low, high = bootstrap(value, top.size, seed)
+    return Score(value(slice(None)), unit, higher_is_better, low, high, int(top.size))
+
+
+def perplexity(nats: ArrayLike, tokens: ArrayLike) -> Score:
+    """How many equally likely tokens the model is as unsure as, from per-document sums of losses and tokens."""
+    return ratio_score(nats, tokens, "perplexity per token", higher_is_better=False, transform=math.exp)
+
+
+def bits_per_byte(nats: ArrayLike, num_bytes: ArrayLike) -> Score:
+    """The bits that the model needs for one byte of text, comparable across tokenizers and with compressors."""
+    return ratio_score(nats, num_bytes, "bits per byte", higher_is_better=False, transform=lambda v: v / math.log(2))
+
+
+def accuracy(correct: ArrayLike, tokens: ArrayLike) -> Score:
+    """The share of tokens that were the likeliest ones, from per-document counts."""
+    return ratio_score(correct, tokens, "share of tokens", higher_is_better=True)
+
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise_answer(text: str) -> str:
+    """An answer in lower case without punctuation, articles and spare white space. Source: Rajpurkar et al. 2016."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(answer: str, reference: str) -> float:
+    """1 where both answers are equal once normalised, else 0."""
+    return float(normalise_answer(answer) == normalise_answer(reference))
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """The harmonic mean of precision and recall over the words of two normalised answers.
+
+    Source: Rajpurkar et al. 2016, SQuAD, section 6.1.
+    """
+    given, wanted = normalise_answer(answer).split(), normalise_answer(reference).split()
+    if not given or not wanted:
+        return float(given == wanted)
+    common = sum((Counter(given) & Counter(wanted)).values())
+    if not common:
+        return 0.0
+    precision, recall = common / len(given), common / len(wanted)
+    return 2 * precision * recall / (precision + recall)

@@ -1,0 +1,95 @@
+"""The loss of a model on every token of a stream, each predicted exactly once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from preceptor.core.progress import Progress
+from preceptor.models.decoder import Decoder
+from preceptor.nn.losses import IGNORED
+from preceptor.tokenizer.stream import TokenStream
+
+_TOKENS_PER_BATCH = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentLosses:
+    """Per document: summed loss in nats, tokens, likeliest tokens that were right."""
+
+    nats: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+    correct: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Labels ``first`` to ``end`` of a document, read with the context from ``start`` on."""
+
+    document: int
+    start: int
+    first: int
+    end: int
+
+
+def windows(length: int, context: int, document: int = 0) -> list[_Window]:
+    """How a document of that many labels is read.
+
+    The first window fills the context; each further one moves on by half of it and scores its second half only, so that
+    every label is scored once, and with at least half a context before it where the document has that much.
+    """
+    spans = [_Window(document, 0, 0, min(context, length))]
+    stride = max(1, context // 2)
+    while spans[-1].end < length:
+        first = spans[-1].end
+        end = min(first + stride, length)
+        spans.append(_Window(document, end - context, first, end))
+    return spans
+
+
+def document_losses(model: Decoder, stream: TokenStream, end_of_text_id: int, context: int) -> DocumentLosses:
+    """The losses of a model over all documents of a stream, the end of text of each included.
+
+    The first token of a document is predicted from the end of text alone. Memory does not grow with the stream.
+    """
+    spans = [
+        window
+        for index in range(stream.num_documents)
+        for window in windows(len(stream.document(index)), context, index)
+    ]
+    spans.sort(key=lambda window: window.end - window.start)
+    totals = [np.zeros(stream.num_documents, kind) for kind in (np.float64, np.int64, np.int64)]
+    nats, tokens, correct = totals
+    with Progress("perplexity", total=len(spans), unit="windows") as progress:
+        start = 0
+        while start < len(spans):
+            longest = spans[min(start + _TOKENS_PER_BATCH // 64, len(spans)) - 1]
+            rows = max(1, min(64 * 2, _TOKENS_PER_BATCH // (longest.end - longest.start)))
+            batch = spans[start : start + rows]
+            losses_BT, hits_BT, scored_BT = _score(model, batch, stream, end_of_text_id)
+            for row, window in enumerate(batch):
+                nats[window.document] += float(losses_BT[row].double().sum())
+                correct[window.document] += int(hits_BT[row].sum())
+                tokens[window.document] += int(scored_BT[row].sum())
+            start += len(batch)
+            progress.advance(len(batch))
+    return DocumentLosses(nats, tokens, correct)
+
+
+def _score(
+    model: Decoder, batch: list[_Window], stream: TokenStream, end_of_text_id: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    width = max(window.end - window.start for window in batch)
+    inputs = np.full((len(batch), width), end_of_text_id, np.int64)
+    labels = np.full((len(batch), width), IGNORED, np.int64)
+    for row, window in enumerate(batch):
+        document = stream.document(window.document).astype(np.int64)
+        length = window.end - window.start
+        inputs[row, 1:length] = document[window.start : window.end - 1]
+        if window.start:
+            inputs[row, 0] = document[window.start - 1]
+        labels[row, window.first - window.start : length] = document[window.first : window.end]
+    labels_BT = torch.from_numpy(labels)
+    losses_BT, hits_BT = model.losses_and_hits(torch.from_numpy(inputs), labels_BT)
+    return losses_BT, hits_BT, labels_BT != IGNORED

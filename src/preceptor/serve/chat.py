@@ -1,0 +1,102 @@
+"""A conversation at the terminal: one question at a time, the answer as it is made."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from preceptor.core.errors import OutputError, output_errors
+from preceptor.models.decoder import Decoder
+from preceptor.serve.generate import SamplingConfig, generate, generate_many
+from preceptor.tokenizer.chat import encode_prompt
+from preceptor.tokenizer.tokenizer import Tokenizer
+
+COMMANDS = """/help         this list
+/save FILE    write the questions and answers so far as JSON lines
+/quit         leave (or Ctrl-D)
+Ctrl-C stops an answer; at the prompt it leaves."""
+
+
+@dataclass(frozen=True)
+class Responder:
+    """A model with its tokenizer and its way to draw: what answers questions and continues texts."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+    sampling: SamplingConfig
+
+    def answer(self, question: str) -> Iterator[str]:
+        """The answer to a question in pieces of whole characters. Every question stands alone, as in training."""
+        return self._stream(encode_prompt(self.tokenizer, question))
+
+    def continue_text(self, text: str) -> Iterator[str]:
+        """What follows a text, in pieces of whole characters."""
+        return self._stream([self.tokenizer.end_of_text_id, *self.tokenizer.encode(text)])
+
+    def answer_many(self, questions: Sequence[str]) -> list[str]:
+        """The answers to many questions."""
+        prompts = [encode_prompt(self.tokenizer, question) for question in questions]
+        replies = generate_many(self.model, prompts, self.sampling, self.tokenizer.end_of_text_id)
+        return [self.tokenizer.decode(reply).strip() for reply in replies]
+
+    def _stream(self, prompt: Sequence[int]) -> Iterator[str]:
+        text = self.tokenizer.decode_stream()
+        for token in generate(self.model, prompt, self.sampling, self.tokenizer.end_of_text_id):
+            if piece := text.push(token):
+                yield piece
+        if rest := text.finish():
+            yield rest
+
+
+def chat(responder: Responder, lines: Iterable[str], output: TextIO, prompt: Callable[[], None]) -> None:
+    """Answer each line until they end or someone leaves; ``prompt`` is called before each line is read."""
+    told: list[dict[str, str]] = []
+    prompt()
+    for line in lines:
+        question = line.strip()
+        if question in ("/quit", "/exit"):
+            return
+        if question.startswith("/save"):
+            output.write(_save(told, question.removeprefix("/save").strip()) + "\n")
+        elif question.startswith("/"):
+            output.write(COMMANDS + "\n")
+        elif question:
+            told.append({"question": question, "answer": _show(responder.answer(question), output)})
+        prompt()
+
+
+def _show(pieces: Iterator[str], output: TextIO) -> str:
+    """The whole answer, which was written piece by piece; Ctrl-C ends it early."""
+    shown = []
+    try:
+        for piece in pieces:
+            shown.append(piece)
+            output.write(piece)
+            output.flush()
+    except KeyboardInterrupt:
+        output.write(" [stopped]")
+    output.write("\n")
+    output.flush()
+    return "".join(shown)
+
+
+def _save(told: list[dict[str, str]], name: str) -> str:
+    if not name:
+        return "name a file: /save FILE"
+    path = Path(name).expanduser()
+    if path.exists():
+        return f"{path} is there already; name another file"
+    try:
+        with output_errors(path):
+            path.write_text("".join(json.dumps(turn, ensure_ascii=False) + "\n" for turn in told), encoding="utf-8")
+    except OutputError as error:
+        return str(error)
+    return f"{len(told)} questions and answers are in {path}"
+
+
+def terminal_lines(source: TextIO = sys.stdin) -> Iterator[str]:
+    """The lines that are typed or piped in."""
+    while line := source.readline():
+        yield line
