@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NewType, Self, get_args
 
@@ -66,14 +67,13 @@ class Duration:
         return max(1, math.ceil(exact))
 
 
-def _scaled(value: float, scales: list[tuple[float, str]]) -> str:
-    """The value in the largest scale that leaves at least 1 before the point; scales from large to small."""
-    for index, (scale, unit) in enumerate(scales):
-        if abs(value) >= scale or index == len(scales) - 1:
-            amount = value / scale
-            digits = 0 if abs(amount) >= 99.95 or amount == int(amount) else 1
-            return f"{amount:,.{digits}f} {unit}".rstrip()
-    raise ValueError("no scales")
+def _scaled(value: float, scales: Sequence[tuple[float, str]]) -> str:
+    """The value in the largest unit of which it is at least 1 when rounded; units from large to small."""
+    size = abs(value) or 1.0  # nothing is nothing of the plain unit
+    scale, unit = next((pair for pair in scales if size >= 0.9995 * pair[0]), scales[-1])
+    amount = value / scale
+    digits = 0 if abs(amount) >= 99.95 or round(amount, 1).is_integer() else 1
+    return f"{amount:,.{digits}f} {unit}"
 
 
 def human_bytes(num_bytes: float) -> str:
@@ -101,8 +101,8 @@ def human_seconds(seconds: float) -> str:
 
 
 def human_joules(joules: float) -> str:
-    """An energy: `12 J`, `3.4 kJ`, `1.2 MJ`."""
-    return _scaled(joules, [(1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1, "J")])
+    """An energy: `40 mJ`, `12 J`, `3.4 kJ`, `1.2 MJ`."""
+    return _scaled(joules, [(1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1, "J"), (1e-3, "mJ")])
 
 
 def human_grams(grams: float) -> str:
