@@ -168,18 +168,14 @@ def _seal(draft: Draft, kind: str, key: str, parents: Mapping[str, str]) -> Mani
         kind=kind,
         key=key,
         parents=dict(parents),
-        facts=_json_table(draft.facts, "facts"),
-        notes=_json_table(draft.notes, "notes"),
+        facts={name: plain(fact, where=f"facts.{name}") for name, fact in draft.facts.items()},
+        notes={name: plain(note, where=f"notes.{name}") for name, note in draft.notes.items()},
         files=files,
         created=time.time(),
     )
     manifest.write(draft.path)
     sync_folder(draft.path)
     return manifest
-
-
-def _json_table(table: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: plain(value, where=f"{name}.{key}") for key, value in table.items()}
 
 
 def _place(draft: Path, target: Path, manifest: Manifest) -> Artifact:

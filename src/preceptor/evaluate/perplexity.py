@@ -58,14 +58,14 @@ def document_losses(model: Decoder, stream: TokenStream, end_of_text_id: int, co
         for index in range(stream.num_documents)
         for window in windows(len(stream.document(index)), context, index)
     ]
-    spans.sort(key=lambda window: window.end - window.start)
-    totals = [np.zeros(stream.num_documents, kind) for kind in (np.float64, np.int64, np.int64)]
-    nats, tokens, correct = totals
+    spans.sort(key=lambda window: window.start - window.end)
+    nats = np.zeros(stream.num_documents, np.float64)
+    tokens, correct = np.zeros(stream.num_documents, np.int64), np.zeros(stream.num_documents, np.int64)
     with Progress("perplexity", total=len(spans), unit="windows") as progress:
         start = 0
         while start < len(spans):
-            longest = spans[min(start + _TOKENS_PER_BATCH // 64, len(spans)) - 1]
-            rows = max(1, min(64 * 2, _TOKENS_PER_BATCH // (longest.end - longest.start)))
+            # Windows come longest first, so the first of a batch is as wide as the batch will be.
+            rows = max(1, _TOKENS_PER_BATCH // (spans[start].end - spans[start].start))
             batch = spans[start : start + rows]
             losses_BT, hits_BT, scored_BT = _score(model, batch, stream, end_of_text_id)
             for row, window in enumerate(batch):

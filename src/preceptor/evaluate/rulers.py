@@ -74,7 +74,7 @@ class InterpolatedNgram:
         names, places = np.unique(contexts, return_inverse=True)
         self._contexts.append(names)
         self._totals.append(np.bincount(places, counts).astype(np.float64))
-        self._masses.append(np.bincount(places, discounts[np.minimum(counts, 3)]))
+        self._masses.append(np.bincount(places, discounts[np.minimum(counts, 3)]).astype(np.float64))
         self._discounts.append(discounts)
 
     def probabilities(self, grams: NDArray[np.int64]) -> NDArray[np.float64]:

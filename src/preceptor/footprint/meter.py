@@ -84,7 +84,7 @@ class Meter:
             from codecarbon import OfflineEmissionsTracker
             from codecarbon.input import DataSource
 
-            tables = DataSource()
+            tables = DataSource()  # type: ignore[no-untyped-call]
             mix = tables.get_global_energy_mix_data()
             country = config.country_iso_code
             if country and mix.get(country, {}).get("carbon_intensity") is None:

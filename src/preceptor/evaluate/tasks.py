@@ -1,0 +1,51 @@
+"""Question answering: questions that were never trained on, asked of a model before and after fine-tuning."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from preceptor.data.examples import Example
+from preceptor.evaluate.metrics import Score, exact_match, mean_score, token_f1
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The scores of one model on a set of questions, and what it said."""
+
+    exact_match: Score
+    token_f1: Score
+    by_kind: dict[str, Score]
+    """Token F1 for each kind of question."""
+    answers: list[str]
+
+    def facts(self) -> dict[str, Any]:
+        """The scores as JSON, without the answers."""
+        return {
+            "exact_match": self.exact_match.facts(),
+            "token_f1": self.token_f1.facts(),
+            "by_kind": {kind: score.facts() for kind, score in self.by_kind.items()},
+        }
+
+
+def answer_questions(
+    examples: Sequence[Example], answer_many: Callable[[Sequence[str]], list[str]], seed: int = 0
+) -> Answered:
+    """The scores of what ``answer_many`` says to the questions, beside the answers they should have."""
+    answers = answer_many([example.question for example in examples])
+    pairs = [(answer, example.answer) for answer, example in zip(answers, examples, strict=True)]
+    f1 = [token_f1(*pair) for pair in pairs]
+    kinds = sorted({example.kind for example in examples if example.kind})
+    return Answered(
+        exact_match=mean_score([exact_match(*pair) for pair in pairs], "exact match", higher_is_better=True, seed=seed),
+        token_f1=mean_score(f1, "token F1", higher_is_better=True, seed=seed),
+        by_kind={
+            kind: mean_score(
+                [value for value, example in zip(f1, examples, strict=True) if example.kind == kind],
+                "token F1",
+                higher_is_better=True,
+                seed=seed,
+            )
+            for kind in kinds
+        },
+        answers=answers,
+    )
