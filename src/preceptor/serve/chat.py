@@ -41,6 +41,14 @@ class Responder:
         replies = generate_many(self.model, prompts, self.sampling, self.tokenizer.end_of_text_id)
         return [self.tokenizer.decode(reply).strip() for reply in replies]
 
+    def answer_many_in_plain_text(self, questions: Sequence[str]) -> list[str]:
+        """The answers of a model that knows no chat template: what it writes on the line behind "Answer:"."""
+        tokenizer = self.tokenizer
+        texts = [f"Question: {question}\nAnswer:" for question in questions]
+        prompts = [[tokenizer.end_of_text_id, *tokenizer.encode(text)] for text in texts]
+        replies = generate_many(self.model, prompts, self.sampling, tokenizer.end_of_text_id)
+        return [tokenizer.decode(reply).strip().split("\n")[0] for reply in replies]
+
     def _stream(self, prompt: Sequence[int]) -> Iterator[str]:
         text = self.tokenizer.decode_stream()
         for token in generate(self.model, prompt, self.sampling, self.tokenizer.end_of_text_id):

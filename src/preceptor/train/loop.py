@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from preceptor.core.errors import Interrupted, TrainingError
+from preceptor.core.errors import TrainingError
 from preceptor.core.seeds import derive
 from preceptor.objectives.batch import Batches
 from preceptor.parallel.engine import Engine
@@ -49,16 +49,15 @@ class TrainState:
 
 
 class StopRequest(Protocol):
-    """Whether someone asked the run to stop, and by which signal."""
+    """Whether someone asked the run to stop."""
 
     @property
     def requested(self) -> bool:
         """Whether to stop after this step."""
         ...
 
-    @property
-    def signal(self) -> int:
-        """The number of the signal."""
+    def check(self) -> None:
+        """Raise Interrupted where one was asked for."""
         ...
 
 
@@ -121,6 +120,5 @@ def fit(
             )
         if stop.requested or (state.step % config.checkpoint_every_steps == 0 and not at_end):
             save(state)
-        if stop.requested:
-            raise Interrupted(stop.signal)
+        stop.check()
     return state

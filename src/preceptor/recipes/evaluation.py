@@ -1,0 +1,143 @@
+"""The evaluation stage: all scores of a model, written as one table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from preceptor.adapters.low_rank import load_adapter
+from preceptor.core.artifact import Draft
+from preceptor.core.errors import output_errors
+from preceptor.core.interrupt import Stop
+from preceptor.core.seeds import derive
+from preceptor.data.corpus import Corpus
+from preceptor.data.examples import Example
+from preceptor.evaluate import verdict
+from preceptor.evaluate.memorisation import CONTINUATION_TOKENS, recite
+from preceptor.evaluate.metrics import accuracy, bits_per_byte, perplexity
+from preceptor.evaluate.perplexity import document_losses
+from preceptor.evaluate.rulers import InterpolatedNgram, xz_bits_per_byte
+from preceptor.evaluate.tasks import answer_questions
+from preceptor.models.decoder import Decoder
+from preceptor.models.interchange import load_model
+from preceptor.recipes.run import Run
+from preceptor.serve.chat import Responder
+from preceptor.serve.generate import SamplingConfig, generate_many
+from preceptor.tokenizer.stream import TokenStream
+from preceptor.tokenizer.tokenizer import Tokenizer
+
+EVALUATION_FILE = "evaluation.json"
+_GREEDY = SamplingConfig(temperature=0.0)
+_NUM_SAMPLES = 3
+_CONTINUED_CHARACTERS = 40
+
+
+def evaluate(*, run: Run, parents: Mapping[str, Path], held_out: Sequence[Example], draft: Draft, stop: Stop) -> None:
+    """Write evaluation.json into the draft: language modelling, rulers, memorisation, questions, samples."""
+    tokenizer = Tokenizer.load(parents["tokenizer"])
+    streams = {split: TokenStream.open(parents["tokens"], split, tokenizer) for split in ("train", "validation")}
+    corpus = Corpus.load(parents["corpus"])
+    model = load_model(parents["checkpoint"])
+    context = run.evaluation.context_length or run.pretraining.context_length
+    curve = json.loads((parents["checkpoint"] / "curve.json").read_text(encoding="utf-8"))
+
+    table: dict[str, Any] = {"verdict": verdict.on_fit(curve)}
+    table["language_model"] = _language_model(model, streams["validation"], tokenizer, context)
+    stop.check()
+    table["rulers"] = _rulers(run, corpus, streams, tokenizer)
+    stop.check()
+    table["memorisation"] = _memorisation(run, model, streams, tokenizer)
+    stop.check()
+    table["continuations"] = _continuations(run, model, tokenizer, corpus)
+    if held_out:
+        table["question_answering"] = _question_answering(run, model, tokenizer, parents["adapter"], held_out, stop)
+    with output_errors(draft.path):
+        text = json.dumps(table, indent=2, ensure_ascii=False)
+        (draft.path / EVALUATION_FILE).write_text(text + "\n", encoding="utf-8")
+    draft.facts |= {"bits_per_byte": table["language_model"]["bits_per_byte"]["value"]}
+
+
+def _language_model(model: Decoder, stream: TokenStream, tokenizer: Tokenizer, context: int) -> dict[str, Any]:
+    losses = document_losses(model, stream, tokenizer.end_of_text_id, context)
+    num_bytes = [len(tokenizer.decode(stream.document(i)[:-1].tolist()).encode()) for i in range(stream.num_documents)]
+    return {
+        "bits_per_byte": bits_per_byte(losses.nats, num_bytes).facts(),
+        "perplexity": perplexity(losses.nats, losses.tokens).facts(),
+        "token_accuracy": accuracy(losses.correct, losses.tokens).facts(),
+        "documents": stream.num_documents,
+        "tokens": int(losses.tokens.sum()),
+        "bytes": stream.num_bytes,
+        "context_length": context,
+    }
+
+
+def _rulers(run: Run, corpus: Corpus, streams: Mapping[str, TokenStream], tokenizer: Tokenizer) -> dict[str, Any]:
+    order = run.evaluation.ngram_order
+    ngram = InterpolatedNgram(streams["train"], tokenizer.vocab_size, tokenizer.end_of_text_id, order)
+    return {
+        "xz": {
+            "bits_per_byte": xz_bits_per_byte(corpus.texts("train"), corpus.texts("validation")),
+            "what": "xz -9e that has compressed the training text first",
+        },
+        "ngram": {
+            "bits_per_byte": ngram.bits_per_byte(streams["validation"]),
+            "what": f"interpolated modified Kneser-Ney {order}-gram model over the same tokens",
+        },
+    }
+
+
+def _memorisation(run: Run, model: Decoder, streams: Mapping[str, TokenStream], tokenizer: Tokenizer) -> dict[str, Any]:
+    sampling = replace(_GREEDY, max_new_tokens=CONTINUATION_TOKENS)
+
+    def continue_greedily(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        return generate_many(model, prompts, sampling, tokenizer.end_of_text_id)
+
+    found = {
+        split: recite(
+            stream,
+            continue_greedily,
+            tokenizer.end_of_text_id,
+            run.evaluation.num_memorisation_documents,
+            derive(run.seed, "memorisation", split) % (1 << 32),
+        )
+        for split, stream in streams.items()
+    }
+    return {
+        "verdict": verdict.on_memorisation(found["train"], found["validation"]),
+        **{split: recitation.facts() if recitation else None for split, recitation in found.items()},
+    }
+
+
+def _continuations(run: Run, model: Decoder, tokenizer: Tokenizer, corpus: Corpus) -> list[dict[str, str]]:
+    """What the base model writes behind the first words of unseen documents."""
+    responder = Responder(model, tokenizer, replace(run.generation, max_new_tokens=60))
+    rows = []
+    for text in corpus.texts("validation")[:_NUM_SAMPLES]:
+        start = text[:_CONTINUED_CHARACTERS]
+        rows.append({"prompt": start, "continuation": "".join(responder.continue_text(start))})
+    return rows
+
+
+def _question_answering(
+    run: Run, model: Decoder, tokenizer: Tokenizer, adapter: Path, held_out: Sequence[Example], stop: Stop
+) -> dict[str, Any]:
+    """The same questions asked of the base model and, with the adapter attached to it, of the fine-tuned one."""
+    order = sorted(held_out, key=lambda example: derive(run.seed, "asked", example.question))
+    asked = order[: run.evaluation.num_questions]
+    responder = Responder(model, tokenizer, replace(_GREEDY, max_new_tokens=run.evaluation.max_answer_tokens))
+    before = answer_questions(asked, responder.answer_many_in_plain_text)
+    stop.check()
+    load_adapter(model, adapter)
+    after = answer_questions(asked, responder.answer_many)
+    samples = [
+        {"question": example.question, "reference": example.answer, "before": first, "after": second}
+        for example, first, second in zip(asked, before.answers, after.answers, strict=True)
+    ]
+    return {
+        "questions": len(asked),
+        "held_out": len(held_out),
+        "before": before.facts(),
+        "after": after.facts(),
+        "samples": samples[:12],
+    }
