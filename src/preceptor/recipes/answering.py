@@ -1,0 +1,51 @@
+"""The newest model of a run's folder, ready to answer."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from preceptor.adapters.low_rank import load_adapter
+from preceptor.core.artifact import Store
+from preceptor.core.config import decode
+from preceptor.core.errors import ArtifactError, ConfigError
+from preceptor.models.interchange import load_model
+from preceptor.recipes.pipeline import newest_model
+from preceptor.recipes.report import RUN_FILE
+from preceptor.serve.chat import Responder
+from preceptor.serve.generate import SamplingConfig
+from preceptor.tokenizer.tokenizer import Tokenizer
+
+
+def load_responder(
+    out: Path, *, with_adapter: bool = True, temperature: float | None = None, seed: int | None = None
+) -> Responder:
+    """The newest model of a folder with its tokenizer and the run's way to draw.
+
+    Raises:
+        ArtifactError: the folder holds no trained model, or a damaged one.
+        ConfigError: the temperature is below zero.
+    """
+    if not out.is_dir():
+        raise ArtifactError(f"{out} does not exist", remedy=f"train a model first: `preceptor run --out {out}`")
+    checkpoint, adapter = newest_model(Store(out / "artifacts"))
+    model = load_model(checkpoint.path)
+    if with_adapter and adapter is not None:
+        load_adapter(model, adapter.path)
+    sampling = _sampling(out)
+    try:
+        if temperature is not None:
+            sampling = replace(sampling, temperature=temperature)
+    except ValueError as error:
+        raise ConfigError(str(error), remedy="use 0 for the likeliest answer, or about 0.7") from error
+    if seed is not None:
+        sampling = replace(sampling, seed=seed)
+    return Responder(model, Tokenizer.load(checkpoint.path), sampling)
+
+
+def _sampling(out: Path) -> SamplingConfig:
+    """How the run that is described in the folder draws its answers."""
+    try:
+        table = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+        return decode(SamplingConfig, table["run"]["generation"], where="generation")
+    except (OSError, ValueError, KeyError):
+        return SamplingConfig()

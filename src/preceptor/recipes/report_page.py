@@ -1,0 +1,111 @@
+"""The report as a page: plots as inline SVG, everything in one file, nothing fetched."""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from preceptor.core.units import human_bytes, human_count, human_grams, human_joules, human_seconds
+from preceptor.recipes.report import template_text
+
+_INK, _ACCENT, _SECOND, _GRID = "#4b5563", "#2563eb", "#d97706", "#9ca3af"
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "preceptor",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "text.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+def render(report: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """The page of a report."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {
+        "seconds": human_seconds,
+        "joules": human_joules,
+        "grams": human_grams,
+        "count": human_count,
+        "bytes": human_bytes,
+    }
+    plots = {
+        "pretraining": _training_plots(report["pretraining"]["curve"]),
+        "finetuning": _training_plots(report["finetuning"]["curve"]) if report["finetuning"] else "",
+        "drops": _bars(report["data"]["drops_by_rule"], "documents dropped"),
+        "energy": _bars(
+            {stage: cost["joules"] for stage, cost in report["footprint"]["stages"].items()}, "energy in joules"
+        ),
+        "rulers": _bars(_bits(report["evaluation"]), "bits per byte (less is better)"),
+    }
+    return environment.from_string(template_text()).render(
+        report=report, run=run, run_json=json.dumps(run, indent=2), plots=plots
+    )
+
+
+def _bits(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    rulers = evaluation["rulers"]
+    return {
+        "this model": evaluation["language_model"]["bits_per_byte"]["value"],
+        "n-gram": rulers["ngram"]["bits_per_byte"],
+        "xz -9e": rulers["xz"]["bits_per_byte"],
+    }
+
+
+def _svg(draw: Callable[[Sequence[Axes]], None], columns: int, height: float) -> str:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.6 * columns, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+        for one in axes:
+            one.patch.set_alpha(0)
+        draw(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _training_plots(curve: Sequence[Mapping[str, Any]]) -> str:
+    """Loss on both splits, learning rate and gradient norm over the steps."""
+    steps = [point["step"] for point in curve]
+    checks = [(point["step"], point["validation_loss"]) for point in curve if "validation_loss" in point]
+
+    def draw(axes: Sequence[Axes]) -> None:
+        loss, rate, norm = axes
+        loss.plot(steps, [point["loss"] for point in curve], color=_ACCENT, linewidth=1, label="training")
+        loss.plot(*zip(*checks, strict=True), color=_SECOND, marker="o", markersize=3, label="validation")
+        loss.set(title="loss, nats per token", xlabel="step")
+        loss.legend()
+        rate.plot(steps, [point["learning_rate"] for point in curve], color=_ACCENT, linewidth=1.2)
+        rate.set(title="learning rate", xlabel="step", ylim=(0, None))
+        norm.plot(steps, [point["grad_norm"] for point in curve], color=_ACCENT, linewidth=0.8)
+        norm.set(title="gradient norm", xlabel="step", ylim=(0, None))
+
+    return _svg(draw, 3, 2.5)
+
+
+def _bars(values: Mapping[str, float], title: str) -> str:
+    """Horizontal bars, the first on top, each with its value."""
+    if not values:
+        return ""
+
+    def draw(axes: Sequence[Axes]) -> None:
+        names = list(values)[::-1]
+        bars = axes[0].barh(names, [values[name] for name in names], color=_ACCENT, height=0.6)
+        axes[0].bar_label(bars, fmt="{:,.4g}", padding=3, color=_INK)
+        axes[0].set(title=title)
+        axes[0].margins(x=0.18)
+
+    return _svg(draw, 1, 0.7 + 0.3 * len(values))
