@@ -87,7 +87,7 @@ def trainer(steps: int) -> dict[str, float]:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-    class Marks(TrainerCallback):  # type: ignore[misc]
+    class Marks(TrainerCallback):
         """Notes the clock at the end of every step."""
 
         def __init__(self) -> None:

@@ -65,7 +65,10 @@ class Toy:
 @dataclass
 class Stop:
     requested: bool = False
-    signal: int = signal.SIGTERM
+
+    def check(self):
+        if self.requested:
+            raise Interrupted(signal.SIGTERM)
 
 
 def parts(config=CONFIG, objective=None, dropout=0.1):

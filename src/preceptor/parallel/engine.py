@@ -2,11 +2,39 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from preceptor.objectives.batch import Batch, LossSum, Objective
+Batch = TypeVar("Batch", contravariant=True)
+
+
+class SummedLoss(Protocol):
+    """A loss as a sum with its count."""
+
+    @property
+    def total(self) -> Tensor:
+        """The sum in nats."""
+        ...
+
+    @property
+    def correct(self) -> Tensor:
+        """How many predictions were right."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were supervised."""
+        ...
+
+
+class Objective(Protocol[Batch]):
+    """What the engine needs of an objective: the summed loss of a batch."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> SummedLoss:
+        """The summed loss of a batch, ready for ``backward``."""
+        ...
 
 
 class Engine:
@@ -20,7 +48,7 @@ class Engine:
         self.model = model
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
-    def forward_backward(self, objective: Objective, microbatches: Sequence[Batch]) -> tuple[float, int, int]:
+    def forward_backward(self, objective: Objective[Batch], microbatches: Sequence[Batch]) -> tuple[float, int, int]:
         """Summed loss in nats, right predictions and supervised tokens of a step, whose gradients are accumulated."""
         self.model.train()
         total, correct, tokens = 0.0, 0, 0
@@ -31,10 +59,10 @@ class Engine:
         return total, correct, tokens
 
     @torch.no_grad()
-    def evaluate(self, objective: Objective, batches: Iterable[Batch]) -> tuple[float, int, int]:
+    def evaluate(self, objective: Objective[Batch], batches: Iterable[Batch]) -> tuple[float, int, int]:
         """Summed loss in nats, right predictions and supervised tokens, without gradients or dropout."""
         self.model.eval()
-        sums: list[LossSum] = [objective.loss(self.model, batch) for batch in batches]
+        sums = [objective.loss(self.model, batch) for batch in batches]
         return (
             math.fsum(loss.total.item() for loss in sums),
             sum(int(loss.correct) for loss in sums),
