@@ -1,7 +1,7 @@
 """Wall-clock time to a validation loss: the default recipe against GPT-2's, same data and size.
 
-GPT-2's side is the shipped recipe `gpt2`: AdamW, learned positions, LayerNorm, GELU, 160 steps of 4,096 tokens, with the
-better of two learning rates. Ours is the recipe `default` with a schedule of its own length, stopped at the first look
+GPT-2's side is the shipped recipe `gpt2`: AdamW, learned positions, LayerNorm, GELU, 160 steps of 4,096 tokens, with
+the better of two learning rates. Ours is the recipe `default` with a schedule of its own length, stopped at the first look
 at which it has GPT-2's last loss. Both use the same corpus, tokens, validation rows and loop, one after the other, and
 looking at the validation loss is not counted. Prints steps, seconds and their ratios.
 
