@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,17 +12,28 @@ import pyarrow.parquet
 
 from preceptor.core.artifact import Draft
 from preceptor.core.errors import ArtifactError, DataError, EmptyDataError, output_errors
-from preceptor.core.progress import Progress
+from preceptor.core.progress import Progress, say
 from preceptor.core.seeds import derive
 from preceptor.data import personal
-from preceptor.data.document import UNKNOWN_LICENCE, Document, Drop, Rejected
+from preceptor.data.document import KEEP, UNKNOWN_LICENCE, Document, Drop, Rejected, Verdict
 from preceptor.data.edits import normalise, remove_markup
 from preceptor.data.filters import FilterConfig, judge
-from preceptor.data.overlap import exact_key, near_duplicate_clusters
-from preceptor.data.sources import SourceConfig
+from preceptor.data.overlap import Duplicate, Shingles, contained, exact_key, near_duplicates, shingles
+from preceptor.data.rights import UnknownLicencePolicy, judge_rights
+from preceptor.data.sources import SourceConfig, is_encodable
 
 DOCUMENTS_FILE, LEDGER_FILE, DATASHEET_FILE = "documents.parquet", "ledger.parquet", "datasheet.json"
 SPLITS = ("train", "validation")
+_DOCUMENTS_SCHEMA = pyarrow.schema(
+    [(name, pyarrow.string()) for name in ("id", "text", "source", "licence", "consent", "metadata", "parent", "split")]
+)
+_LEDGER_SCHEMA = pyarrow.schema(
+    [
+        *((name, pyarrow.string()) for name in ("id", "source", "verdict", "rule")),
+        *((name, pyarrow.float64()) for name in ("measured", "limit")),
+        ("detail", pyarrow.string()),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +42,7 @@ class DataConfig:
 
     sources: tuple[SourceConfig, ...] = (SourceConfig(kind="python-docs", licence="PSF-2.0", consent="by-licence"),)
     """The sources, read one after the other."""
-    unknown_licence: Literal["keep", "refuse"] = "keep"
+    unknown_licence: UnknownLicencePolicy = "keep"
     """What happens to a document whose licence nobody declared: it stays and is said, or it is dropped."""
     on_bad_input: Literal["stop", "reject"] = "stop"
     """Whether a record that cannot be read stops the run or is left out and counted."""
@@ -41,6 +52,8 @@ class DataConfig:
     """The limits of the filters."""
     near_duplicate_jaccard: float = 0.8
     """Documents that share this part of their word 5-grams are near duplicates; the longest of a cluster stays."""
+    max_containment: float = 0.8
+    """A document that shares more of its own word 5-grams with one longer document is contained in it, and leaves."""
     redact: bool = True
     """Whether e-mail addresses, phone numbers, IP addresses and keys become placeholders."""
     validation_fraction: float = 0.05
@@ -52,8 +65,9 @@ class DataConfig:
             raise ValueError("sources must name at least one source")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
-        if not 0 < self.near_duplicate_jaccard <= 1:
-            raise ValueError(f"near_duplicate_jaccard must be above 0 and at most 1, got {self.near_duplicate_jaccard}")
+        for name in ("near_duplicate_jaccard", "max_containment"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
         if self.max_record_bytes < 1:
             raise ValueError(f"max_record_bytes must be at least 1, got {self.max_record_bytes}")
 
@@ -102,22 +116,19 @@ def build(records: Iterable[Document | Rejected], config: DataConfig, seed: int,
         for record in records:
             progress.advance()
             sums["in"] += 1
+            if isinstance(record, Document) and not is_encodable(record.text):
+                record = Rejected(record.source, "invalid-utf8", "half of a surrogate pair in the text")
             if isinstance(record, Rejected):
                 ledger.reject(record)
                 continue
             sums["bytes"] += len(record.text.encode())
             document = _edit(record, config, edits, redactions)
-            verdict = judge(document, config.filters)
+            verdict = _judge(document, config, seen)
             if isinstance(verdict, Drop):
                 ledger.drop(document, verdict)
-            elif document.licence == UNKNOWN_LICENCE and config.unknown_licence == "refuse":
-                ledger.drop(document, Drop("unknown-licence", 1, 0))
-            elif (key := exact_key(document.text)) in seen:
-                ledger.drop(document, Drop("exact-duplicate", 1, 0, f"of {seen[key]}"))
             else:
-                seen[key] = document.source
                 kept.append(document)
-    kept = _without_near_duplicates(kept, config, ledger)
+        kept = _without_duplicates(kept, config, ledger)
     if not kept:
         reasons = ", ".join(f"{rule} {n}" for rule, n in _drops_by_rule(ledger).items())
         raise EmptyDataError(
@@ -128,6 +139,8 @@ def build(records: Iterable[Document | Rejected], config: DataConfig, seed: int,
     for document in kept:
         ledger.keep(document)
     datasheet = _datasheet(sums, ledger, splits, edits, redactions)
+    for warning in datasheet["warnings"]:
+        say(f"data: {warning}")
     _write(draft, splits, ledger, datasheet)
     return datasheet
 
@@ -137,24 +150,57 @@ def _edit(document: Document, config: DataConfig, edits: Counter[str], redaction
         child = edit(document)
         edits[edit.__name__] += child is not document
         document = child
-    if config.redact:
-        text, counts = personal.redact(document.text)
-        redactions.update(counts)
-        edits["redact"] += bool(counts)
-        document = document.edited(text)
-    return document
+    if not config.redact:
+        return document
+    text, counts = personal.redact(document.text)
+    metadata = {}
+    for key, value in document.metadata.items():
+        metadata[key], more = personal.redact(value)
+        counts = Counter(counts) + Counter(more)
+    redactions.update(counts)
+    edits["redact"] += bool(counts)
+    return replace(document.edited(text), metadata=metadata) if counts else document
 
 
-def _without_near_duplicates(documents: list[Document], config: DataConfig, ledger: _Ledger) -> list[Document]:
-    dropped = set()
+def _judge(document: Document, config: DataConfig, seen: dict[int, str]) -> Verdict:
+    """The verdict on one document; notes in ``seen`` the source of each text that stays so far."""
+    verdict = judge(document, config.filters)
+    if isinstance(verdict, Drop):
+        return verdict
+    verdict = judge_rights(document, config.unknown_licence)
+    if isinstance(verdict, Drop):
+        return verdict
+    key = exact_key(document.text)
+    if key in seen:
+        return Drop("exact-duplicate", 1, 0, f"of {seen[key]}")
+    seen[key] = document.source
+    return KEEP
+
+
+def _without_duplicates(documents: list[Document], config: DataConfig, ledger: _Ledger) -> list[Document]:
+    """The documents that are neither near duplicates of another one nor contained in it."""
+    sets = [shingles(document.text) for document in documents]
     texts = [document.text for document in documents]
-    for cluster in near_duplicate_clusters(texts, config.near_duplicate_jaccard):
-        best = documents[cluster[0][0]]
-        for index, similarity in cluster[1:]:
-            dropped.add(index)
-            rule = Drop("near-duplicate", similarity, config.near_duplicate_jaccard, f"of {best.source}")
-            ledger.drop(documents[index], rule)
-    return [document for index, document in enumerate(documents) if index not in dropped]
+    near = near_duplicates(texts, sets, config.near_duplicate_jaccard)
+    documents, sets = _without(documents, sets, near, "near-duplicate", config.near_duplicate_jaccard, ledger)
+    inside = contained(sets, config.max_containment)
+    return _without(documents, sets, inside, "contained", config.max_containment, ledger)[0]
+
+
+def _without(
+    documents: list[Document],
+    sets: list[Shingles],
+    duplicates: list[Duplicate],
+    rule: str,
+    limit: float,
+    ledger: _Ledger,
+) -> tuple[list[Document], list[Shingles]]:
+    for duplicate in duplicates:
+        detail = f"of {documents[duplicate.kept].source}"
+        ledger.drop(documents[duplicate.index], Drop(rule, duplicate.measured, limit, detail))
+    leaving = {duplicate.index for duplicate in duplicates}
+    staying = [index for index in range(len(documents)) if index not in leaving]
+    return [documents[index] for index in staying], [sets[index] for index in staying]
 
 
 def _split(documents: list[Document], config: DataConfig, seed: int) -> dict[str, list[Document]]:
@@ -208,8 +254,20 @@ def _datasheet(
         "licences": dict(Counter(document.licence for document in documents).most_common()),
         "consents": dict(Counter(document.consent for document in documents).most_common()),
         "sources": dict(Counter(document.source.partition(":")[0] for document in documents).most_common()),
+        "warnings": _warnings(documents),
         **sizes,
     }
+
+
+def _warnings(documents: list[Document]) -> list[str]:
+    """What whoever uses the corpus must know and may not want."""
+    unknown = sum(document.licence == UNKNOWN_LICENCE for document in documents)
+    if not unknown:
+        return []
+    return [
+        f"{unknown} of {len(documents)} documents have no declared licence and are kept; declare it with licence in "
+        'data.sources, or leave such documents out with data.unknown_licence="refuse"'
+    ]
 
 
 def _write(draft: Draft, splits: dict[str, list[Document]], ledger: _Ledger, datasheet: dict[str, Any]) -> None:
@@ -228,8 +286,12 @@ def _write(draft: Draft, splits: dict[str, list[Document]], ledger: _Ledger, dat
         for document in documents
     ]
     with output_errors(draft.path):
-        for name, table in ((DOCUMENTS_FILE, rows), (LEDGER_FILE, ledger.rows)):
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), draft.path / name, compression="zstd")
+        for name, table, schema in (
+            (DOCUMENTS_FILE, rows, _DOCUMENTS_SCHEMA),
+            (LEDGER_FILE, ledger.rows, _LEDGER_SCHEMA),
+        ):
+            written = pyarrow.Table.from_pylist(table, schema=schema)
+            pyarrow.parquet.write_table(written, draft.path / name, compression="zstd")
         (draft.path / DATASHEET_FILE).write_text(json.dumps(datasheet, indent=2) + "\n", encoding="utf-8")
     draft.facts |= {key: datasheet[key] for key in ("documents_in", "documents_kept", "documents_dropped")}
 

@@ -1,14 +1,16 @@
 """Questions with answers: read from a file, and split so that nothing asked in training is asked in the evaluation."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from preceptor.core.errors import DataError, EmptyDataError
 from preceptor.core.seeds import derive
 
 _SHAPES = (("question", "answer"), ("prompt", "completion"), ("instruction", "output"))
+_WANTED = " or ".join(" and ".join(pair) for pair in _SHAPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,46 +42,77 @@ def read_examples(path: Path) -> list[Example]:
         EmptyDataError: there is no example.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        raw = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{path} cannot be read as examples: {error}",
-            remedy="name a UTF-8 file of JSON lines with the keys question and answer",
+            f"cannot be read: {reason}", file=path, remedy="name a file of JSON lines with the keys question and answer"
         ) from error
-    examples = [_example(record, where) for where, record in _records(path, text)]
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        message = f"byte {raw[error.start]:#04x} at {error.start} is not UTF-8"
+        raise DataError(message, file=path, line=line, remedy="convert the file to UTF-8") from error
+    examples = [_Record(path, *numbered).example() for numbered in _records(path, text)]
     if not examples:
-        raise EmptyDataError(f"{path} holds no example", remedy="add records with the keys question and answer")
+        raise EmptyDataError("holds no example", file=path, remedy="add records with the keys question and answer")
     return examples
 
 
-def _records(path: Path, text: str) -> Iterable[tuple[str, object]]:
-    is_list = text.lstrip().startswith("[")
-    lines = [(0, text)] if is_list else [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    for number, line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            where = f"{path}:{number or getattr(error, 'lineno', 1)}"
-            raise DataError(f"{where}: broken JSON: {error}", remedy="mend or remove this record") from error
-        if isinstance(record, list) and is_list:
-            yield from ((f"{path}, record {index}", entry) for index, entry in enumerate(record, 1))
-        else:
-            yield f"{path}:{number}", record
+def _records(path: Path, text: str) -> Iterator[tuple[int | None, int | None, object]]:
+    """Line number, or number in the list, and the record of each example."""
+    if text.lstrip().startswith("["):
+        # A text that starts so can only be parsed to a list.
+        records = cast(list[object], _parsed(path, text, None))
+        yield from ((None, number, record) for number, record in enumerate(records, 1))
+        return
+    # Not splitlines, which also cuts at characters that JSON allows inside a string.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, None, _parsed(path, line, number)
 
 
-def _example(record: object, where: str) -> Example:
-    wanted = " or ".join(" and ".join(pair) for pair in _SHAPES)
-    if isinstance(record, Mapping):
+def _parsed(path: Path, text: str, line: int | None) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = line if line is not None else getattr(error, "lineno", None)
+        remedy = "write one JSON object on each line, or one list of them; mend or remove this record"
+        raise DataError(f"broken JSON: {error}", file=path, line=line, remedy=remedy) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A record of a file of examples, and where it stands."""
+
+    path: Path
+    line: int | None
+    number: int | None
+    content: object
+
+    def example(self) -> Example:
+        if not isinstance(self.content, Mapping):
+            raise self._error(f"expected an object with the keys {_WANTED}; found {type(self.content).__name__}")
+        record = self.content
         for question, answer in _SHAPES:
             if question in record and answer in record:
-                asked, said = record[question], record[answer]
-                if isinstance(record.get("input"), str) and record["input"]:
-                    asked = f"{asked}\n{record['input']}"
-                if not (isinstance(asked, str) and isinstance(said, str) and asked.strip() and said.strip()):
-                    raise DataError(
-                        f"{where}: {question} and {answer} must both be text that is not empty",
-                        remedy="mend or remove this record",
-                    )
-                return Example(asked, said, str(record.get("group", asked)))
-    found = f"the keys {', '.join(map(str, record))}" if isinstance(record, Mapping) else type(record).__name__
-    raise DataError(f"{where}: expected an object with the keys {wanted}; found {found}", remedy="rename the keys")
+                asked, said = self._text(question), self._text(answer)
+                if isinstance(more := record.get("input"), str) and more.strip():
+                    asked = f"{asked}\n{more}"
+                group = record.get("group")
+                return Example(asked, said, asked if group is None else str(group))
+        found = ", ".join(map(str, record)) or "none"
+        raise self._error(f"expected an object with the keys {_WANTED}; found the keys {found}")
+
+    def _text(self, key: str) -> str:
+        value = self.content[key] if isinstance(self.content, Mapping) else None
+        if not isinstance(value, str) or not value.strip():
+            raise self._error(f"{key} must be text that is not empty")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise self._error(f"{key} holds half of a surrogate pair, which is no text")
+        return value
+
+    def _error(self, message: str) -> DataError:
+        front = f"record {self.number}: " if self.number is not None else ""
+        return DataError(front + message, file=self.path, line=self.line, remedy="mend, rename or remove it")

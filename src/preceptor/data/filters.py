@@ -1,13 +1,11 @@
 """Filters: each takes a document and a rule and says keep or drop, with what it measured. None ever edits."""
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from preceptor.data.document import KEEP, Document, Drop, Verdict
-
-_WORD = re.compile(r"\w+")
+from preceptor.data.words import WORD
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +75,7 @@ def repeated_lines(document: Document, rule: FilterConfig) -> Verdict:
 
 def long_words(document: Document, rule: FilterConfig) -> Verdict:
     """Drop encoded blobs, whose words are far longer than a language's."""
-    words = _WORD.findall(document.text)
+    words = WORD.findall(document.text)
     mean = sum(map(len, words)) / max(1, len(words))
     return KEEP if mean <= rule.max_word_characters else Drop("long-words", mean, rule.max_word_characters)
 

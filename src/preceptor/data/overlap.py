@@ -1,17 +1,32 @@
-"""Duplicates: exact by digest, near by MinHash with bands, verified by the true Jaccard similarity of word shingles."""
+"""Duplicates: exact by digest; near by MinHash with bands; contained by probes. Candidates are always verified."""
 
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import rensa
 import xxhash
 
-_WORD = re.compile(r"\w+")
+from preceptor.data.words import WORD
+
 SHINGLE_WORDS = 5
 _NUM_HASHES = 128
-_BAND_ROWS = 4
 _SEED = 42
+_MIN_RECALL = 0.999
+_MAX_BUCKET_COMPARISONS = 100
+_NUM_PROBES = 16
+_MAX_HOLDERS = 64
+
+Shingles = frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A text to leave out: its index, that of the text which stays for it, and how much the two have in common."""
+
+    index: int
+    kept: int
+    measured: float
 
 
 def exact_key(text: str) -> int:
@@ -19,30 +34,34 @@ def exact_key(text: str) -> int:
     return int(xxhash.xxh3_128_intdigest(" ".join(text.lower().split()).encode("utf-8", "surrogatepass")))
 
 
-def shingles(text: str) -> frozenset[int]:
+def shingles(text: str) -> Shingles:
     """The word 5-grams of a text as numbers; a text of fewer words is one shingle."""
-    words = _WORD.findall(text.lower())
+    words = WORD.findall(text.lower())
     runs = (words[start : start + SHINGLE_WORDS] for start in range(max(1, len(words) - SHINGLE_WORDS + 1)))
     return frozenset(xxhash.xxh3_64_intdigest(" ".join(run).encode("utf-8", "surrogatepass")) for run in runs)
 
 
-def jaccard(first: frozenset[int], second: frozenset[int]) -> float:
-    """The share of shingles that two texts have in common."""
-    union = len(first | second)
-    return len(first & second) / union if union else 1.0
+def jaccard(first: Shingles, second: Shingles) -> float:
+    """The share of all shingles of two texts that they have in common."""
+    shared = len(first & second)
+    union = len(first) + len(second) - shared
+    return shared / union if union else 1.0
 
 
-def near_duplicate_clusters(texts: Sequence[str], threshold: float) -> list[list[tuple[int, float]]]:
-    """Clusters of texts that are connected by pairs of at least that similarity.
+def containment(part: Shingles, whole: Shingles) -> float:
+    """The share of one text's shingles that another text has. Source: Broder 1997."""
+    return len(part & whole) / len(part) if part else 1.0
 
-    Each cluster lists (index, similarity to its best member), the best, which is the longest text, first. Candidate
-    pairs share one of 32 bands of 4 MinHash values, which finds a pair of similarity 0.8 with probability above
-    0.9999; each is then verified.
+
+def near_duplicates(texts: Sequence[str], sets: Sequence[Shingles], threshold: float) -> list[Duplicate]:
+    """All but the longest text of each cluster, where pairs of at least that Jaccard similarity are connected.
+
+    What is measured is the greatest similarity to a member of the cluster.
 
     Source: Broder 1997 for MinHash; Leskovec et al., Mining of Massive Datasets, 3.4 for bands.
     """
-    sets = [shingles(text) for text in texts]
     parents = list(range(len(texts)))
+    nearest = [0.0] * len(texts)
 
     def root(index: int) -> int:
         while parents[index] != index:
@@ -50,37 +69,78 @@ def near_duplicate_clusters(texts: Sequence[str], threshold: float) -> list[list
             index = parents[index]
         return index
 
-    for first, second in _candidates(sets):
-        if root(first) != root(second) and jaccard(sets[first], sets[second]) >= threshold:
+    for first, second in _similar_pairs(sets, band_rows(threshold)):
+        similarity = jaccard(sets[first], sets[second])
+        if similarity >= threshold:
+            nearest[first], nearest[second] = max(nearest[first], similarity), max(nearest[second], similarity)
             parents[max(root(first), root(second))] = min(root(first), root(second))
-    members: dict[int, list[int]] = defaultdict(list)
+    clusters: dict[int, list[int]] = defaultdict(list)
     for index in range(len(texts)):
-        members[root(index)].append(index)
-    clusters = []
-    for cluster in members.values():
-        if len(cluster) > 1:
-            best, *others = sorted(cluster, key=lambda index: (-len(texts[index]), index))
-            clusters.append([(best, 1.0), *((index, jaccard(sets[best], sets[index])) for index in others)])
-    return clusters
+        clusters[root(index)].append(index)
+    found = []
+    for members in clusters.values():
+        best, *others = sorted(members, key=lambda index: (-len(texts[index]), index))
+        found += [Duplicate(index, best, nearest[index]) for index in others]
+    return sorted(found, key=lambda duplicate: duplicate.index)
 
 
-def _candidates(sets: Sequence[frozenset[int]]) -> Iterable[tuple[int, int]]:
-    """Pairs of sets that share a band of their signatures; in a crowded bucket each with the few before it."""
+def band_rows(threshold: float) -> int:
+    """The most rows in a band, so the fewest candidates, with which a pair at the threshold is still almost sure."""
+    for rows in range(16, 1, -1):
+        if 1 - (1 - threshold**rows) ** (_NUM_HASHES // rows) >= _MIN_RECALL:
+            return rows
+    return 1
+
+
+def _similar_pairs(sets: Sequence[Shingles], rows: int) -> Iterator[tuple[int, int]]:
+    """Pairs of sets that share a band of their signatures."""
     signatures = [_signature(each) for each in sets]
     seen: set[tuple[int, int]] = set()
-    for band_start in range(0, _NUM_HASHES, _BAND_ROWS):
+    for start in range(0, _NUM_HASHES - rows + 1, rows):
         buckets: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, signature in enumerate(signatures):
-            buckets[tuple(signature[band_start : band_start + _BAND_ROWS])].append(index)
+            buckets[tuple(signature[start : start + rows])].append(index)
         for bucket in buckets.values():
             for place, second in enumerate(bucket):
-                for first in bucket[max(0, place - 8) : place]:
+                # Where thousands share one band, comparing all with all would not end; the other bands find the rest.
+                for first in bucket[max(0, place - _MAX_BUCKET_COMPARISONS) : place]:
                     if (first, second) not in seen:
                         seen.add((first, second))
                         yield first, second
 
 
-def _signature(shingle_set: frozenset[int]) -> list[int]:
+def _signature(shingle_set: Shingles) -> list[int]:
     sketch = rensa.RMinHash(num_perm=_NUM_HASHES, seed=_SEED)
     sketch.update([f"{shingle:x}" for shingle in sorted(shingle_set)])
     return list(sketch.digest())
+
+
+def contained(sets: Sequence[Shingles], threshold: float) -> list[Duplicate]:
+    """The texts of which at least that share stands in one longer text that stays.
+
+    Jaccard similarity cannot see a chapter that is also published inside its book. The smallest hashes of a text are
+    looked for in all others, and whoever holds half of these probes is compared in full: at a containment of 0.8
+    that overlooks one pair in a thousand.
+    """
+    probes = [sorted(each)[:_NUM_PROBES] for each in sets]
+    holders: dict[int, list[int]] = {probe: [] for each in probes for probe in each}
+    by_size = sorted(range(len(sets)), key=lambda index: (-len(sets[index]), index))
+    for index in by_size:
+        for shingle in sets[index] & holders.keys():
+            if len(holders[shingle]) < _MAX_HOLDERS:
+                holders[shingle].append(index)
+    stays = [True] * len(sets)
+    found = []
+    for index in by_size:
+        counts = Counter(holder for probe in probes[index] for holder in holders[probe] if holder != index)
+        best, measured = -1, 0.0
+        for holder, number in counts.items():
+            is_longer = stays[holder] and (-len(sets[holder]), holder) < (-len(sets[index]), index)
+            if is_longer and 2 * number >= len(probes[index]):
+                share = containment(sets[index], sets[holder])
+                if share > measured:
+                    best, measured = holder, share
+        if measured >= threshold:
+            stays[index] = False
+            found.append(Duplicate(index, best, measured))
+    return sorted(found, key=lambda duplicate: duplicate.index)

@@ -5,7 +5,7 @@ Every pattern is bounded or anchored on a rare character, so that its time grows
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import phonenumbers
@@ -22,29 +22,46 @@ class Span:
 
 _EMAIL_LOCAL = re.compile(r"[A-Za-z0-9._%+-]{1,64}\Z")
 _EMAIL_DOMAIN = re.compile(r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}")
-_IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)")
-_IPV6 = re.compile(r"(?<![\w:])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
-_VERSION_BEFORE = re.compile(r"(?:version|release|section|python|v)\s{0,2}\Z", re.IGNORECASE)
+_IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)", re.ASCII)
+_IPV6 = re.compile(
+    r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:(?:\.\d{1,3}){3})?(?![\w:]|\.\d)", re.ASCII
+)
+_VERSION_BEFORE = re.compile(
+    r"(?:\b(?:versions?|releases?|sections?|chapter|python|firmware|build|driver|revision|rev|ver|v)[ :=#-]{0,3}"
+    r"|[<>=!~]= {0,2}|[A-Za-z]/)\Z",
+    re.IGNORECASE,
+)
 _KEYS = re.compile(
     r"(?<![A-Za-z0-9])(?:"
-    r"AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}"
+    r"A(?:KIA|SIA)[0-9A-Z]{16}"
     r"|gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{22,255}"
     r"|glpat-[A-Za-z0-9_-]{20,64}"
-    r"|sk-[A-Za-z0-9_-]{20,200}"
-    r"|sk_live_[A-Za-z0-9]{16,99}|rk_live_[A-Za-z0-9]{16,99}"
-    r"|xox[abprs]-[A-Za-z0-9-]{10,200}"
-    r"|AIza[0-9A-Za-z_-]{35}"
+    r"|sk-(?=[A-Za-z_-]{0,200}[0-9])[A-Za-z0-9_-]{20,200}"
+    r"|[sr]k_(?:live|test)_[A-Za-z0-9]{16,99}|whsec_[A-Za-z0-9]{24,64}"
+    r"|xox[abeprs]-[A-Za-z0-9-]{10,200}"
+    r"|AIza[0-9A-Za-z_-]{35}|GOCSPX-[A-Za-z0-9_-]{20,40}|ya29\.[A-Za-z0-9_-]{20,400}"
     r"|hf_[A-Za-z0-9]{30,64}"
     r"|npm_[A-Za-z0-9]{36}"
     r"|pypi-[A-Za-z0-9_-]{50,250}"
+    r"|dop_v1_[a-f0-9]{64}"
+    r"|[0-9]{8,10}:AA[A-Za-z0-9_-]{33}"
     r"|SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,64}"
-    r"|eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,2000}\.[A-Za-z0-9_-]{10,500}"
+    r"|(?<![_-])eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,2000}\.[A-Za-z0-9_-]{10,500}"
     r")(?![A-Za-z0-9])"
 )
-_PRIVATE_KEY_BEGIN = re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----")
-_PRIVATE_KEY_END = re.compile(r"-----END [A-Z ]{0,30}PRIVATE KEY-----")
-_PHONE_HINT = re.compile(r"(?:\+|\(\d|\d{3})[\d ().\-/]{6,24}\d")
-PHONE_REGIONS = ("US", "GB")
+_PRIVATE_KEY_BEGIN = re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----")
+_PRIVATE_KEY_END = re.compile(r"-----END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----")
+_KEY_LINES = re.compile(r"(?:\s{0,8}[A-Za-z0-9+/=]{16,})+")
+
+_PHONE_HINT = re.compile(r"(?:\+|\(\d|\d{3}|1[ .\-(]|0\d[ .\-])[\d ().\-/]{6,24}\d")
+_PHONE_WORD = re.compile(r"\b(?:phone|tel|telephone|call|mobile|cell|fax|sms|whatsapp)\b[^\w\n]{0,4}\Z", re.IGNORECASE)
+# Area code, exchange and line of the North American plan; with nothing but spaces between, they may be any numbers.
+_NORTH_AMERICAN = re.compile(r"(?:1[ .-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d[.-])\d{3}[ .-]\d{4}")
+_FRENCH_PAIRS = re.compile(r"0\d(?:[ .\-]\d\d){4}")
+_TRUNK_REGIONS = ("GB", "DE", "FR", "AU", "JP", "IR")
+"""Where national numbers start with a zero, which sets them apart from other groups of digits."""
+_SPOKEN_REGIONS = ("US", *_TRUNK_REGIONS, "IN", "CN", "ES", "IT")
+"""The countries tried for a number after a word such as phone."""
 
 
 def find_emails(text: str) -> Iterator[Span]:
@@ -63,67 +80,98 @@ def find_emails(text: str) -> Iterator[Span]:
 
 
 def find_ip_addresses(text: str) -> Iterator[Span]:
-    """Addresses of both versions; numbers with the word version before them, masks and special ranges are left."""
-    for pattern in (_IPV4, _IPV6):
-        for match in pattern.finditer(text):
-            if match.group().count(":") < 2 and match.group().count(".") != 3:
-                continue
-            if _VERSION_BEFORE.search(text, max(0, match.start() - 12), match.start()):
-                continue
-            try:
-                address = ipaddress.ip_address(match.group())
-            except ValueError:
-                continue
-            # Loopback, unspecified, multicast and documentation addresses name no person's machine.
-            if (
-                address.is_loopback
-                or address.is_unspecified
-                or address.is_multicast
-                or match.group().startswith("255.")
-            ):
-                continue
+    """Addresses of both versions; what stands where a version number stands, masks and loopback are left."""
+    for match in _IPV6.finditer(text):
+        if _is_written_ipv6(match.group()) and _is_somebodys(match.group()):
             yield Span(match.start(), match.end(), "ip-address")
+    for match in _IPV4.finditer(text):
+        before = _VERSION_BEFORE.search(text, max(0, match.start() - 14), match.start())
+        if not before and _is_somebodys(match.group()):
+            yield Span(match.start(), match.end(), "ip-address")
+
+
+def _is_written_ipv6(candidate: str) -> bool:
+    """Whether it looks like an address and not like a slice ``::2``, a time or a name ``dead::beef`` in a program."""
+    groups = [group for group in candidate.split(":") if group]
+    return len(groups) >= 2 and max(map(len, groups)) >= 3 and any(character.isdigit() for character in candidate)
+
+
+def _is_somebodys(candidate: str) -> bool:
+    try:
+        address = ipaddress.ip_address(candidate)
+    except ValueError:
+        return False
+    is_mask = candidate.startswith(("255.", "0."))
+    return not (address.is_loopback or address.is_unspecified or address.is_multicast or is_mask)
 
 
 def find_keys(text: str) -> Iterator[Span]:
     """Keys and tokens by the prefixes that their issuers give them, and private keys as a block."""
     for match in _KEYS.finditer(text):
         yield Span(match.start(), match.end(), "key")
-    begin = _PRIVATE_KEY_BEGIN.search(text)
-    while begin:
-        end = _PRIVATE_KEY_END.search(text, begin.end())
-        stop = end.end() if end else len(text)
-        yield Span(begin.start(), stop, "key")
-        begin = _PRIVATE_KEY_BEGIN.search(text, stop)
+    begins = list(_PRIVATE_KEY_BEGIN.finditer(text))
+    next_starts = [*(begin.start() for begin in begins[1:]), len(text)]
+    ends = _PRIVATE_KEY_END.finditer(text)
+    end = next(ends, None)
+    for begin, next_start in zip(begins, next_starts, strict=False):
+        while end and end.start() < begin.end():
+            end = next(ends, None)
+        if end and end.start() < next_start:
+            yield Span(begin.start(), end.end(), "key")
+        else:
+            lines = _KEY_LINES.match(text, begin.end())
+            yield Span(begin.start(), lines.end() if lines else begin.end(), "key")
 
 
 def find_phones(text: str) -> Iterator[Span]:
-    """Telephone numbers that are valid with their country code, or in the first of the regions that has them."""
+    """Telephone numbers: with a country code, in the shape or with the zero of a country, or after a word that says so.
+
+    Source: the number plans of libphonenumber.
+    """
     for hint in _PHONE_HINT.finditer(text):
         candidate = hint.group()
         digits = sum(character.isdigit() for character in candidate)
-        if not 9 <= digits <= 15 or (not candidate.startswith("+") and _looks_like_arithmetic(text, hint)):
+        before, after = text[max(0, hint.start() - 1) : hint.start()], text[hint.end() : hint.end() + 1]
+        if not 8 <= digits <= 15 or _joins(before) or _joins(after):
             continue
-        regions: tuple[str | None, ...] = (None,) if candidate.startswith("+") else PHONE_REGIONS
-        for region in regions:
-            try:
-                number = phonenumbers.parse(candidate, region)
-            except phonenumbers.NumberParseException:
-                continue
-            if phonenumbers.is_valid_number(number):
-                yield Span(hint.start(), hint.end(), "phone")
-                break
+        if _is_phone(candidate, bool(_PHONE_WORD.search(text, max(0, hint.start() - 16), hint.start()))):
+            yield Span(hint.start(), hint.end(), "phone")
 
 
-def _looks_like_arithmetic(text: str, hint: re.Match[str]) -> bool:
-    """Whether a run of digits is no telephone number: without separators, or part of a word or a calculation."""
-    run = hint.group()
-    before, after = text[max(0, hint.start() - 1) : hint.start()], text[hint.end() : hint.end() + 1]
-    if before.isalnum() or after.isalnum() or (before and before in "._-+*/=") or (after and after in "_*/=%"):
+def _joins(neighbour: str) -> bool:
+    """Whether the character beside a run of digits makes it part of a word or a calculation."""
+    return bool(neighbour) and neighbour.isascii() and (neighbour.isalnum() or neighbour in "_*/=%^")
+
+
+def _is_phone(candidate: str, is_announced: bool) -> bool:
+    groups = re.findall(r"\d+", candidate)
+    if candidate.startswith("+"):
+        # A number with one point is a decimal fraction, unless the point stands after the country code.
+        is_fraction = candidate.count(".") == 1 and len(groups[0]) > 3
+        return not is_fraction and _plan_knows(candidate, (None,), phonenumbers.is_possible_number)
+    if _NORTH_AMERICAN.fullmatch(candidate):
         return True
-    separators = [character for character in run if not character.isdigit()]
-    groups = [group for group in re.split(r"\D+", run) if group]
-    return not separators or max(map(len, groups)) > 5 or len(groups) < 3 or "/" in run or ". " in run
+    if is_announced:
+        return _plan_knows(candidate, _SPOKEN_REGIONS, phonenumbers.is_valid_number)
+    if not candidate.lstrip("(").startswith("0") or len(groups) < 2 or "/" in candidate or ". " in candidate:
+        return False
+    if len(groups) == 2 and "." in candidate:
+        return False
+    if len(groups[0]) == 2 and not candidate.startswith("("):
+        return bool(_FRENCH_PAIRS.fullmatch(candidate))
+    return _plan_knows(candidate, _TRUNK_REGIONS, phonenumbers.is_valid_number)
+
+
+def _plan_knows(
+    candidate: str, regions: Iterable[str | None], is_known: Callable[[phonenumbers.PhoneNumber], bool]
+) -> bool:
+    for region in regions:
+        try:
+            if is_known(phonenumbers.parse(candidate, region)):
+                return True
+        except phonenumbers.NumberParseException:
+            continue
+    return False
 
 
 RECOGNISERS: tuple[Callable[[str], Iterator[Span]], ...] = (find_keys, find_emails, find_ip_addresses, find_phones)
@@ -133,10 +181,22 @@ def find(text: str) -> list[Span]:
     """All personal spans of a text from left to right; where two overlap, the one of the earlier recogniser stays."""
     taken: list[Span] = []
     for recognise in RECOGNISERS:
-        for span in recognise(text):
-            if all(span.end <= other.start or span.start >= other.end for other in taken):
-                taken.append(span)
-    return sorted(taken, key=lambda span: span.start)
+        taken = _merged(taken, recognise(text))
+    return taken
+
+
+def _merged(taken: list[Span], added: Iterable[Span]) -> list[Span]:
+    """Both in order, without the added spans that overlap; one pass, since a text may be nothing but addresses."""
+    merged: list[Span] = []
+    place = 0
+    for span in sorted(added, key=lambda span: span.start):
+        while place < len(taken) and taken[place].end <= span.start:
+            merged.append(taken[place])
+            place += 1
+        is_free = place == len(taken) or taken[place].start >= span.end
+        if is_free and (not merged or merged[-1].end <= span.start):
+            merged.append(span)
+    return merged + taken[place:]
 
 
 def redact(text: str) -> tuple[str, dict[str, int]]:

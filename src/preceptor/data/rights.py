@@ -1,10 +1,39 @@
 """By what right a document may train: its licence as an SPDX expression, and the policy that judges it."""
 
+import re
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from preceptor.core.errors import ConfigError
-from preceptor.data.document import UNKNOWN_LICENCE
+from preceptor.data.document import KEEP, UNKNOWN_LICENCE, Document, Drop, Verdict
+
+UnknownLicencePolicy = Literal["keep", "refuse"]
+# SPDX ids that need no table, which takes 50 ms to load.
+_AT_HAND = {UNKNOWN_LICENCE, "PSF-2.0"}
+_MAX_CHARACTERS = 200
+_ALIASES = {
+    "apache": "Apache-2.0",
+    "apache-2": "Apache-2.0",
+    "apache2": "Apache-2.0",
+    "asl-2.0": "Apache-2.0",
+    "bsd-2": "BSD-2-Clause",
+    "bsd-3": "BSD-3-Clause",
+    "cc0": "CC0-1.0",
+    "gfdl": "GFDL-1.3-or-later",
+    "gpl-2": "GPL-2.0-only",
+    "gpl-2+": "GPL-2.0-or-later",
+    "gpl-3": "GPL-3.0-only",
+    "gpl-3+": "GPL-3.0-or-later",
+    "gplv2": "GPL-2.0-only",
+    "gplv2+": "GPL-2.0-or-later",
+    "gplv3": "GPL-3.0-only",
+    "gplv3+": "GPL-3.0-or-later",
+    "mpl-2": "MPL-2.0",
+    "psf": "PSF-2.0",
+    "python": "PSF-2.0",
+}
+"""What people write, in lower case with hyphens, and the SPDX id that they mean."""
+_CREATIVE_COMMONS = re.compile(r"cc-by(?:-(?:nc|nd|sa)){0,2}-\d\.\d")
 
 
 @cache
@@ -16,23 +45,52 @@ def _licensing() -> Any:
 
 
 @cache
+def spdx(text: str) -> str | None:
+    """The SPDX expression that a text is or plainly means, ``unknown`` for none, or None where it is neither."""
+    text = text.strip()
+    if text in _AT_HAND:
+        return text
+    if text.lower() in ("", UNKNOWN_LICENCE, "none", "n/a"):
+        return UNKNOWN_LICENCE
+    if len(text) > _MAX_CHARACTERS:
+        return None
+    key = re.sub(r"[\s_,]+", "-", text.lower()).removeprefix("the-")
+    key = re.sub(r"-v(?=\d)", "-", re.sub(r"-licen[cs]e(?=-|$)|-version(?=-)", "", key))
+    if _CREATIVE_COMMONS.fullmatch(key):
+        return key.upper()
+    from license_expression import ExpressionError, ParseError
+
+    for candidate in (text, _ALIASES.get(key, key)):
+        try:
+            parsed = _licensing().parse(candidate, validate=True)
+        except (ExpressionError, ParseError, IndexError):
+            # The parser meets an empty pair of brackets with an IndexError.
+            continue
+        if parsed is not None:
+            return str(parsed.render())
+    return None
+
+
 def normalise_licence(text: str, where: str) -> str:
     """The SPDX expression in its canonical form, or ``unknown``.
 
     Raises:
         ConfigError: the text is neither; ``where`` names the place it was read from.
     """
-    if text.strip().lower() in ("", UNKNOWN_LICENCE):
-        return UNKNOWN_LICENCE
-    from license_expression import ExpressionError
-
-    try:
-        parsed = _licensing().parse(text, validate=True)
-    except ExpressionError as error:
+    licence = spdx(text)
+    if licence is None:
         raise ConfigError(
             f"{where}: {text!r} is not an SPDX licence expression",
             path=where,
             expected='for example "MIT", "CC-BY-4.0" or "Apache-2.0 OR MIT"',
             remedy='write an SPDX expression such as "CC-BY-4.0", or "unknown"',
-        ) from error
-    return str(parsed.render())
+        )
+    return licence
+
+
+def judge_rights(document: Document, policy: UnknownLicencePolicy) -> Verdict:
+    """Drop what nobody declared a licence for, where the policy is to refuse that."""
+    if document.licence != UNKNOWN_LICENCE or policy == "keep":
+        return KEEP
+    stated = document.metadata.get("stated_licence")
+    return Drop("unknown-licence", 1, 0, f"it says {stated!r}" if stated else "none is declared")
