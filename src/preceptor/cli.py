@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from preceptor import __version__
-from preceptor.core.errors import ConfigError, PreceptorError
+from preceptor.core.errors import ConfigError, Interrupted, PreceptorError
 
 if TYPE_CHECKING:
     from preceptor.core.artifact import Artifact
@@ -291,30 +292,42 @@ def _fail(message: str, exit_code: int) -> int:
     return exit_code
 
 
-def main() -> None:
-    """Run the command line: one clear message for each error, and its exit code."""
-    debug = "--debug" in sys.argv
-    try:
-        code = cli.main(standalone_mode=False) or 0
-    except PreceptorError as error:
-        if debug:
-            traceback.print_exc()
-        code = _fail(str(error), error.exit_code)
-    except click.exceptions.Abort:
-        code = _fail("stopped at once", 130)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except KeyboardInterrupt:
-        code = _fail("stopped at once; type the same command again to go on from the last checkpoint", 130)
-    except BrokenPipeError:
+def _stopped(error: BaseException) -> int | None:
+    """The exit code where somebody stopped the command, who is told what that means; None for any other error."""
+    if isinstance(error, Interrupted):
+        name = signal.Signals(error.signal).name
+        click.echo(f"stopped by {name}; what was done is saved, and the same command goes on from there", err=True)
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):
+        return _fail("stopped at once; the same command goes on from the last checkpoint", 130)
+    if isinstance(error, BrokenPipeError):
         # Whoever read our output has gone; nothing more can be said to them.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    except MemoryError:
-        code = _fail("out of memory; lower pretraining.micro_batch_tokens, or use a smaller model", 1)
+        return 141
+    return None
+
+
+def _failed(error: BaseException) -> int:
+    """The exit code of an error, which is told in one clear message."""
+    if isinstance(error, PreceptorError):
+        return _fail(str(error), error.exit_code)
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        return _fail("out of memory; lower pretraining.micro_batch_tokens, or use a smaller model", 1)
+    return _fail(f"unexpected {type(error).__name__}: {error}\n  {_log_unexpected(error)}", 1)
+
+
+def main() -> None:
+    """Run the command line: one clear message for each error, and its exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
     except Exception as error:
-        if debug:
+        if "--debug" in sys.argv:
             raise
-        code = _fail(f"unexpected {type(error).__name__}: {error}\n  {_log_unexpected(error)}", 1)
+        stopped = _stopped(error)
+        code = _failed(error) if stopped is None else stopped
+    except KeyboardInterrupt as error:
+        code = _stopped(error)
     sys.exit(code if isinstance(code, int) else 0)
