@@ -11,7 +11,7 @@ from preceptor.models.decoder import Decoder
 from preceptor.nn.losses import IGNORED
 from preceptor.tokenizer.stream import TokenStream
 
-_TOKENS_PER_BATCH = 8192
+_TOKENS_PER_BATCH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,11 @@ def windows(length: int, context: int, document: int = 0) -> list[_Window]:
 
     The first window fills the context; each further one moves on by half of it and scores its second half only, so that
     every label is scored once, and with at least half a context before it where the document has that much.
+
+    Source: the strided evaluation of fixed-length models in the documentation of transformers.
     """
+    if context < 1:
+        raise ValueError(f"context must be at least 1, got {context}")
     spans = [_Window(document, 0, 0, min(context, length))]
     stride = max(1, context // 2)
     while spans[-1].end < length:
@@ -51,8 +55,18 @@ def windows(length: int, context: int, document: int = 0) -> list[_Window]:
 def document_losses(model: Decoder, stream: TokenStream, end_of_text_id: int, context: int) -> DocumentLosses:
     """The losses of a model over all documents of a stream, the end of text of each included.
 
-    The first token of a document is predicted from the end of text alone. Memory does not grow with the stream.
+    The first token of a document is predicted from the end of text alone. Memory does not grow with the stream. The
+    model is in evaluation mode meanwhile, so that nothing is dropped out.
     """
+    was_training = model.training
+    model.eval()
+    try:
+        return _document_losses(model, stream, end_of_text_id, context)
+    finally:
+        model.train(was_training)
+
+
+def _document_losses(model: Decoder, stream: TokenStream, end_of_text_id: int, context: int) -> DocumentLosses:
     spans = [
         window
         for index in range(stream.num_documents)
@@ -90,6 +104,7 @@ def _score(
         if window.start:
             inputs[row, 0] = document[window.start - 1]
         labels[row, window.first - window.start : length] = document[window.first : window.end]
-    labels_BT = torch.from_numpy(labels)
-    losses_BT, hits_BT = model.losses_and_hits(torch.from_numpy(inputs), labels_BT)
+    device = model.output_weight_VD.device
+    labels_BT = torch.from_numpy(labels).to(device)
+    losses_BT, hits_BT = model.losses_and_hits(torch.from_numpy(inputs).to(device), labels_BT)
     return losses_BT, hits_BT, labels_BT != IGNORED
