@@ -16,11 +16,30 @@ from preceptor.core.errors import ConfigError, DataError, EmptyDataError
 from preceptor.data.corpus import Corpus, DataConfig, build
 from preceptor.data.document import Document
 from preceptor.data.examples import Example, read_examples, split_examples
-from preceptor.data.overlap import jaccard, near_duplicate_clusters, shingles
+from preceptor.data.overlap import contained, jaccard, near_duplicates, shingles
 from preceptor.data.rights import normalise_licence
 from preceptor.data.sources import Reader, SourceConfig
 
-WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch", "marsh", "niche", "ocean", "plain", "quarry", "ridge"]
+WORDS = [
+    "amber",
+    "birch",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "heath",
+    "inlet",
+    "jetty",
+    "knoll",
+    "larch",
+    "marsh",
+    "niche",
+    "ocean",
+    "plain",
+    "quarry",
+    "ridge",
+]
 
 
 def text(seed: int, length: int = 60) -> str:
@@ -92,27 +111,59 @@ def test_personal_data_is_redacted_and_counted_unless_switched_off(tmp_path):
     assert any("ann@example.org" in d.text for d in kept.documents())
 
 
+def near(texts):
+    return near_duplicates(texts, [shingles(one) for one in texts], 0.8)
+
+
 @given(st.lists(st.integers(0, 12), min_size=2, max_size=25))
 @settings(deadline=None, max_examples=40)
 def test_removing_near_duplicates_is_idempotent_and_keeps_one_of_each_cluster(seeds):
     texts = [text(seed, 50 + seed) for seed in seeds]
-    clusters = near_duplicate_clusters(texts, 0.8)
-    dropped = {index for cluster in clusters for index, _ in cluster[1:]}
+    dropped = {duplicate.index for duplicate in near(texts)}
     kept = [one for index, one in enumerate(texts) if index not in dropped]
-    assert not near_duplicate_clusters(kept, 0.8)
-    assert set(texts) == {*kept, *(texts[index] for index in dropped)}
+    assert not near(kept)
+    assert set(kept) == set(texts)
+
+
+def changed(words, every):
+    return " ".join("changed" if place % every == 0 else word for place, word in enumerate(words))
 
 
 def test_near_duplicates_are_found_by_their_true_similarity():
     base = [f"word{n}" for n in range(200)]
-    close, far = base.copy(), base.copy()
-    for place in range(0, 200, 50):
-        close[place] = "changed"
-    for place in range(0, 200, 6):
-        far[place] = "changed"
-    texts = [" ".join(words) for words in (base, close, far)]
+    texts = [" ".join(base), changed(base, 50), changed(base, 6)]
     assert jaccard(shingles(texts[0]), shingles(texts[1])) > 0.8 > jaccard(shingles(texts[0]), shingles(texts[2]))
-    assert [[index for index, _ in cluster] for cluster in near_duplicate_clusters(texts, 0.8)] == [[1, 0]]
+    (found,) = near(texts)
+    assert (found.index, found.kept) == (0, 1) and found.measured >= 0.8
+
+
+def test_hardly_a_near_duplicate_is_overlooked():
+    bases = [[f"w{n}-{place}" for place in range(200)] for n in range(300)]
+    texts = [" ".join(base) for base in bases] + [changed(base, 50) for base in bases]
+    assert len(near(texts)) >= 297
+
+
+def test_a_chapter_inside_its_book_is_found_and_the_book_stays():
+    chapters = [text(n, 120) for n in range(4)]
+    sets = [shingles(one) for one in (*chapters, " ".join(chapters), text(9, 120))]
+    assert [(found.index, found.kept) for found in contained(sets, 0.8)] == [(n, 4) for n in range(4)]
+    assert not contained([sets[4], sets[5]], 0.8)
+
+
+def test_a_page_nested_without_end_takes_no_time_to_speak_of(tmp_path):
+    (tmp_path / "x.html").write_text("<div>" * 150_000 + "deep inside")
+    reader = Reader(max_record_bytes=1_000_000, stop_on_bad_input=True)
+    (record,) = reader.read(SourceConfig(path=str(tmp_path)))
+    assert isinstance(record, Document) and "deep inside" in record.text
+
+
+def test_a_licence_that_means_nothing_is_unknown_but_remembered(tmp_path):
+    (tmp_path / "x.jsonl").write_text(
+        '{"text": "one", "license": "free as in beer"}\n{"text": "b", "license": "cc by 4.0"}\n'
+    )
+    first, second = read(tmp_path, licence="MIT")
+    assert first.licence == "unknown" and first.metadata == {"stated_licence": "free as in beer"}
+    assert second.licence == "CC-BY-4.0"
 
 
 def test_all_formats_are_read_with_licence_source_and_fields(tmp_path):
@@ -124,16 +175,17 @@ def test_all_formats_are_read_with_licence_source_and_fields(tmp_path):
     (tmp_path / "d.jsonl").write_text('{"text": "one", "license": "mit", "title": "T"}\n\n{"text": "two"}\n')
     pyarrow.parquet.write_table(pyarrow.table({"text": ["three"], "url": ["u"]}), tmp_path / "e.parquet")
     found = {record.source: record for record in read(tmp_path, licence="CC-BY-4.0")}
+    front = f"file:{tmp_path.name}/"
     assert {source: record.text.strip() for source, record in found.items()} == {
-        "file:a.txt": "plain text",
-        "file:b.md": "# Heading",
-        "file:d.jsonl#1": "one",
-        "file:d.jsonl#3": "two",
-        "file:e.parquet#1": "three",
-        "file:deep/c.html": "The body of the page is here.",
+        f"{front}a.txt": "plain text",
+        f"{front}b.md": "# Heading",
+        f"{front}d.jsonl#1": "one",
+        f"{front}d.jsonl#3": "two",
+        f"{front}e.parquet#1": "three",
+        f"{front}deep/c.html": "The body of the page is here.",
     }
-    assert found["file:d.jsonl#1"].licence == "MIT" and found["file:d.jsonl#1"].metadata == {"title": "T"}
-    assert found["file:a.txt"].licence == "CC-BY-4.0" and found["file:e.parquet#1"].metadata == {"url": "u"}
+    assert found[f"{front}d.jsonl#1"].licence == "MIT" and found[f"{front}d.jsonl#1"].metadata == {"title": "T"}
+    assert found[f"{front}a.txt"].licence == "CC-BY-4.0" and found[f"{front}e.parquet#1"].metadata == {"url": "u"}
 
 
 BAD = {
@@ -213,7 +265,7 @@ def test_links_in_a_circle_pipes_and_devices_do_not_hang(tmp_path):
     (tmp_path / "null.txt").symlink_to("/dev/null")
     os.mkfifo(tmp_path / "pipe.txt")
     records = read(tmp_path)
-    assert rules(records) == {"unreadable": 1, "not-a-file": 2}
+    assert rules(records) == {"unreadable": 1, "not-a-file": 2, "link-loop": 1}
     assert sum(isinstance(record, Document) for record in records) == 1
 
 
@@ -228,7 +280,7 @@ def test_a_corpus_of_nothing_says_by_which_rules_it_went(tmp_path):
 def test_a_licence_is_an_spdx_expression_or_is_refused():
     assert normalise_licence("apache-2.0 or mit", "here") == "Apache-2.0 OR MIT"
     assert normalise_licence("Unknown", "here") == "unknown"
-    with pytest.raises(ConfigError, match="here.*free as in beer"):
+    with pytest.raises(ConfigError, match=r"here.*free as in beer"):
         normalise_licence("free as in beer", "here")
 
 

@@ -140,17 +140,19 @@ def test_a_planted_span_never_survives(before, planted, after):
 
 @pytest.mark.parametrize(
     "attack",
-    ["a@" * 2000, "a." * 2000 + "@", "1.1.1." * 1500, "1:" * 2500, "+1 (2" * 1200, "sk-" * 2000, "1 " * 3000,
+    ["a@" * 2000, "a." * 2000 + "@", "1.1.1." * 1500, "1:" * 2500, "+1 (2" * 1200, "sk-" * 2000, "1 " * 3000, "a@b.co " * 900,
      "-----BEGIN PRIVATE KEY-----" * 200, "eyJ" + "a" * 6000, "@" * 5000, "a" * 6000 + "@b"],
 )  # fmt: skip
 def test_no_recogniser_is_quadratic(attack):
     def seconds(text):
-        best = float("inf")
-        for _ in range(3):
-            started = time.perf_counter()
-            personal.find(text)
-            best = min(best, time.perf_counter() - started)
-        return best
+        # Processor time, and the least of several: another process must not decide a test.
+        started = time.process_time()
+        personal.find(text)
+        return time.process_time() - started
 
-    ratios = [seconds(attack * 8) / max(seconds(attack * 4), 1e-4) for _ in range(3)]
-    assert min(ratios) <= 2.5
+    once, twice = attack * 4, attack * 8
+    for _ in range(10):
+        ratio = min(seconds(twice) for _ in range(3)) / max(min(seconds(once) for _ in range(3)), 1e-4)
+        if ratio <= 2.5:
+            return
+    pytest.fail(f"twice the text took {ratio:.1f} times as long")

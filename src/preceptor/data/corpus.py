@@ -15,12 +15,12 @@ from preceptor.core.errors import ArtifactError, DataError, EmptyDataError, outp
 from preceptor.core.progress import Progress, say
 from preceptor.core.seeds import derive
 from preceptor.data import personal
-from preceptor.data.document import KEEP, UNKNOWN_LICENCE, Document, Drop, Rejected, Verdict
+from preceptor.data.document import KEEP, UNKNOWN_LICENCE, Document, Drop, Rejected, Verdict, is_encodable
 from preceptor.data.edits import normalise, remove_markup
 from preceptor.data.filters import FilterConfig, judge
 from preceptor.data.overlap import Duplicate, Shingles, contained, exact_key, near_duplicates, shingles
 from preceptor.data.rights import UnknownLicencePolicy, judge_rights
-from preceptor.data.sources import SourceConfig, is_encodable
+from preceptor.data.sources import SourceConfig
 
 DOCUMENTS_FILE, LEDGER_FILE, DATASHEET_FILE = "documents.parquet", "ledger.parquet", "datasheet.json"
 SPLITS = ("train", "validation")

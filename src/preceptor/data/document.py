@@ -12,6 +12,15 @@ def document_id(source: str, text: str) -> str:
     return hashlib.sha256(f"{source}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def is_encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8, which half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """A text with where it came from and by what right it is used. Never changed: an edit returns a child."""

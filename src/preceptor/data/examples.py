@@ -8,6 +8,7 @@ from typing import cast
 
 from preceptor.core.errors import DataError, EmptyDataError
 from preceptor.core.seeds import derive
+from preceptor.data.document import is_encodable
 
 _SHAPES = (("question", "answer"), ("prompt", "completion"), ("instruction", "output"))
 _WANTED = " or ".join(" and ".join(pair) for pair in _SHAPES)
@@ -99,9 +100,9 @@ class _Record:
             if question in record and answer in record:
                 asked, said = self._text(question), self._text(answer)
                 if isinstance(more := record.get("input"), str) and more.strip():
-                    asked = f"{asked}\n{more}"
+                    asked = f"{asked}\n{self._encodable(more)}"
                 group = record.get("group")
-                return Example(asked, said, asked if group is None else str(group))
+                return Example(asked, said, asked if group is None else self._encodable(str(group)))
         found = ", ".join(map(str, record)) or "none"
         raise self._error(f"expected an object with the keys {_WANTED}; found the keys {found}")
 
@@ -109,8 +110,11 @@ class _Record:
         value = self.content[key] if isinstance(self.content, Mapping) else None
         if not isinstance(value, str) or not value.strip():
             raise self._error(f"{key} must be text that is not empty")
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise self._error(f"{key} holds half of a surrogate pair, which is no text")
+        return self._encodable(value)
+
+    def _encodable(self, value: str) -> str:
+        if not is_encodable(value):
+            raise self._error("half of a surrogate pair, which is no text")
         return value
 
     def _error(self, message: str) -> DataError:

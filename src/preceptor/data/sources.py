@@ -16,7 +16,7 @@ from resiliparse.extract.html2text import extract_plain_text
 
 from preceptor.core.errors import DataError, EmptyDataError
 from preceptor.core.units import human_bytes
-from preceptor.data.document import UNKNOWN_LICENCE, Document, Rejected
+from preceptor.data.document import UNKNOWN_LICENCE, Document, Rejected, is_encodable
 from preceptor.data.rights import normalise_licence, spdx
 
 SUFFIXES = {".txt": "text", ".md": "text", ".html": "html", ".htm": "html", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -24,13 +24,14 @@ _METADATA = ("id", "title", "date", "url")
 _LICENCE_FIELDS = ("license", "licence")
 _MAX_METADATA_CHARACTERS = 1000
 _SNIFFED_BYTES = 8192
-# Below this, the extraction has more likely missed the article than met a short one.
-_MIN_MAIN_CHARACTERS = 200
 _CHARSET = re.compile(
     rb"""<meta[^>]{0,200}charset\s{0,4}=\s{0,4}["']?\s{0,4}"""
     rb"""(iso-8859-\d{1,2}|windows-\d{3,4}|koi8-[ru]|gb\w{3,6}|big5|euc-\w{2}|shift_jis|iso-2022-jp|latin1)\b""",
     re.IGNORECASE,
 )
+_TAG = re.compile(r"<(/?)(div|span|section|article|table|ul|ol|b|i|a|font)\b", re.IGNORECASE)
+# Finding the main content takes time that grows with the square of the depth; no page that people read is so deep.
+_MAX_DEPTH = 500
 _TITLE = re.compile(r"<title>([^<]{1,1000})</title>", re.IGNORECASE)
 _LEAVE_OUT = 'or set data.on_bad_input="reject" to leave such records out and count them'
 _REMEDIES = {
@@ -150,8 +151,8 @@ class Reader:
         if not is_html:
             return self._document(file, file.source, text, {})
         title = _TITLE.search(text, 0, _SNIFFED_BYTES)
-        main = extract_plain_text(text, main_content=True)
-        text = main if len(main) >= _MIN_MAIN_CHARACTERS else extract_plain_text(text)
+        main = extract_plain_text(text, main_content=True) if _depth(text) <= _MAX_DEPTH else ""
+        text = main if main.strip() else extract_plain_text(text)
         return self._document(file, file.source, text, {"title": " ".join(title[1].split())} if title else {})
 
     def _read_jsonl(self, file: _File) -> Iterator[Document | Rejected]:
@@ -247,13 +248,13 @@ class Reader:
         return Rejected(file.source if number is None else f"{file.source}#{number}", rule, message)
 
 
-def is_encodable(text: str) -> bool:
-    """Whether a text can be written as UTF-8, which half of a surrogate pair cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _depth(page: str) -> int:
+    """About how deep the elements of a page are nested."""
+    deepest = depth = 0
+    for tag in _TAG.finditer(page):
+        depth += -1 if tag[1] else 1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _missing_field(config: SourceConfig, names: Sequence[object]) -> str:
