@@ -142,3 +142,22 @@ def test_a_file_that_is_no_tokenizer_is_said(tmp_path, folder):
     (tmp_path / "tokenizer.json").write_text(json.dumps(table))
     with pytest.raises(ArtifactError, match=r"lacks the special token|not a tokenizer"):
         Tokenizer.load(tmp_path)
+
+
+def test_streamed_text_is_whole_also_where_every_token_ends_inside_a_character(tokenizer):
+    text = "日本語тест🙂" * 6
+    single = {tokenizer.token_bytes(token): token for token in range(tokenizer.vocab_size)}
+    stream = tokenizer.decode_stream()
+    pieces = [stream.push(single[bytes([byte])]) for byte in text.encode()]
+    assert "".join(pieces) == text and stream.finish() == ""
+    assert set(pieces) <= {"", *text}
+    assert stream.push(single[b"\xe6"]) == "" and stream.finish() == "\ufffd"
+    assert stream.push(tokenizer.end_of_text_id) == "" == stream.push(10**6)
+
+
+def test_an_empty_index_of_a_stream_is_said(tokenizer, tmp_path):
+    with write_folder(tmp_path / "tokens", "tokens", "key", {}) as draft:
+        encode({"train": TEXTS}, {"train": ["x"] * len(TEXTS)}, tokenizer, draft)
+    (tmp_path / "tokens" / "train.offsets.npy").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="does not hold a token stream"):
+        TokenStream.open(tmp_path / "tokens", "train", tokenizer)

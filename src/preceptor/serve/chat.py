@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -14,9 +15,10 @@ from preceptor.tokenizer.chat import encode_prompt
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 COMMANDS = """/help         this list
+/clear        forget the questions and answers so far
 /save FILE    write the questions and answers so far as JSON lines
 /quit         leave (or Ctrl-D)
-Ctrl-C stops an answer; at the prompt it leaves."""
+Ctrl-C stops an answer; at the prompt, or a second time, it leaves."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def chat(responder: Responder, lines: Iterable[str], output: TextIO, prompt: Cal
         question = line.strip()
         if question in ("/quit", "/exit"):
             return
-        if question.startswith("/save"):
+        if question == "/clear":
+            told.clear()
+        elif question.startswith("/save"):
             output.write(_save(told, question.removeprefix("/save").strip()) + "\n")
         elif question.startswith("/"):
             output.write(COMMANDS + "\n")
@@ -104,7 +108,10 @@ def _save(told: list[dict[str, str]], name: str) -> str:
     return f"{len(told)} questions and answers are in {path}"
 
 
-def terminal_lines(source: TextIO = sys.stdin) -> Iterator[str]:
-    """The lines that are typed or piped in."""
+def terminal_lines(source: TextIO | None = None) -> Iterator[str]:
+    """The lines that are typed or piped in; bytes that are no UTF-8 become replacement characters."""
+    source = sys.stdin if source is None else source
+    if isinstance(source, TextIOWrapper):
+        source.reconfigure(encoding="utf-8", errors="replace")
     while line := source.readline():
         yield line

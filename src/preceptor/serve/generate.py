@@ -134,9 +134,14 @@ def _generate_batch(
         for row in sorted(running):
             if int(chosen_B[row]) == end_of_text_id:
                 running.discard(row)
-            else:
-                answers[row].append(int(chosen_B[row]))
-        if not running or count == config.max_new_tokens or int(cache.lengths_B.max()) >= max_tokens:
+                continue
+            answers[row].append(int(chosen_B[row]))
+            if int(cache.lengths_B[row]) >= max_tokens:
+                running.discard(row)
+        if not running or count == config.max_new_tokens:
             break
+        # A row that has ended is rewound, so that it can never fill the context before the others have ended.
+        ended = [row for row in range(len(prompts)) if row not in running]
+        cache.lengths_B[ended] = 0
         logits_BV = model.step(chosen_B.unsqueeze(1), cache)
     return answers

@@ -72,7 +72,7 @@ class TokenStream:
                     remedy="encode the corpus again: `preceptor tokenizer`",
                 )
             tokens = np.memmap(path, dtype, "r") if said["tokens"] else np.empty(0, dtype)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
             raise ArtifactError(
                 f"{folder} does not hold a token stream that can be read: {error}",
                 remedy="encode the corpus again: `preceptor tokenizer`",

@@ -1,5 +1,6 @@
 """Text to ids and back. The artefact is a tokenizer.json; the fast encoder must give the very same ids."""
 
+import codecs
 import hashlib
 import json
 import threading
@@ -100,6 +101,13 @@ class Tokenizer:
         """The text of ids; special tokens are left out, and bytes that are no UTF-8 become replacement characters."""
         return str(self._exact.decode(list(ids), skip_special_tokens=True))
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that an id stands for; none for a special token or an id outside the vocabulary."""
+        written = self._exact.id_to_token(token)
+        if written is None or written in SPECIAL_TOKENS:
+            return b""
+        return bytes(_BYTE_OF[character] for character in written)
+
     def decode_stream(self) -> "DecodeStream":
         """A decoder for ids that come one by one."""
         return DecodeStream(self)
@@ -112,8 +120,11 @@ class Tokenizer:
         return self._fast or None
 
     def _make_fast_encoder(self, texts: Sequence[str]) -> Any:
-        import gigatoken
-
+        try:
+            import gigatoken
+        except ImportError as error:
+            say(f"warning: the fast encoder cannot be loaded ({error}); the slower exact one is used")
+            return None
         stride = max(1, len(texts) // 64)
         sample = [*_PARITY_SAMPLE, *texts[::stride][:64]]
         fast = gigatoken.Tokenizer.from_json(self._plain_definition)
@@ -138,20 +149,24 @@ class DecodeStream:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
         """What can be shown now that this id is there."""
-        self._ids.append(token)
-        text = self._tokenizer.decode(self._ids)
-        # A trailing replacement character may still become a real one; at most three more bytes decide it.
-        if text.endswith("\ufffd") and len(self._ids) <= 8:
-            return ""
-        self._ids = []
-        return text
+        return self._decoder.decode(self._tokenizer.token_bytes(token))
 
     def finish(self) -> str:
         """What is left when no more ids come."""
-        text = self._tokenizer.decode(self._ids) if self._ids else ""
-        self._ids = []
-        return text
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The byte of each character by which a token of the vocabulary writes it. Source: Radford et al. 2019."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = (byte for byte in range(256) if byte not in shown)
+    return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+_BYTE_OF = _byte_alphabet()
