@@ -83,7 +83,12 @@ def _pipeline(words: tuple[str, ...], out: Path) -> Iterator["Pipeline"]:
 
         pipeline = Pipeline(run, out, stop)
         write_run_file(run, out)
-        yield pipeline
+        try:
+            yield pipeline
+        except Exception as error:
+            if not isinstance(error, PreceptorError | MemoryError | BrokenPipeError | click.exceptions.Abort):
+                _keep_traceback(error, out / "logs")
+            raise
 
 
 def _say_artifact(artifact: "Artifact | None", nothing: str = "") -> None:
@@ -229,9 +234,12 @@ def chat(out: Path, base: bool, temperature: float | None, seed: int | None) -> 
     converse(responder, terminal_lines(), sys.stdout, prompt)
 
 
-@cli.group()
-def recipes() -> None:
-    """The recipes that ship, and every setting a recipe can have."""
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def recipes(context: click.Context) -> None:
+    """The recipes that ship, one a line; `show NAME` prints one, `settings` lists what a recipe can set."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_recipes)
 
 
 @recipes.command("list")
@@ -271,15 +279,17 @@ def settings(json_schema: bool) -> None:
         click.echo(f"{field.path} ({field.type}, default {json.dumps(field.default)})\n    {field.help}")
 
 
-def _log_unexpected(error: BaseException) -> str:
-    """Where the traceback of an error nobody foresaw was written."""
+def _keep_traceback(error: Exception, folder: Path) -> None:
+    """Write the traceback of an error nobody foresaw into the folder; the error says where, if it could be written."""
     text = "".join(traceback.format_exception(error))
-    path = Path("preceptor-error.log").resolve()
+    path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     try:
-        path.write_text(f"{time.strftime('%Y-%m-%d %H:%M:%S')} preceptor {__version__} {sys.argv}\n{text}")
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"preceptor {__version__} {sys.argv}\n{text}", encoding="utf-8")
     except OSError:
-        return f"the traceback follows, as {path} cannot be written\n{text}"
-    return f"the traceback is in {path}"
+        # A full or read-only disk: without a note the traceback is told on stderr.
+        return
+    error.add_note(f"the traceback is in {path}")
 
 
 def _fail(message: str, exit_code: int) -> int:
@@ -316,7 +326,8 @@ def _failed(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, MemoryError):
         return _fail("out of memory; lower pretraining.micro_batch_tokens, or use a smaller model", 1)
-    return _fail(f"unexpected {type(error).__name__}: {error}\n  {_log_unexpected(error)}", 1)
+    notes = getattr(error, "__notes__", None) or traceback.format_exception(error)
+    return _fail(f"unexpected {type(error).__name__}: {error}\n  {''.join(notes)}", 1)
 
 
 def main() -> None:

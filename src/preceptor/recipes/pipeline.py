@@ -278,7 +278,7 @@ def _content(path: Path) -> str:
 
 
 def newest_model(store: Store) -> tuple[Artifact, Artifact | None]:
-    """The newest checkpoint of a folder, and the newest adapter that belongs to it.
+    """The newest checkpoint of a folder, and its newest adapter if it has one.
 
     Raises:
         ArtifactError: there is none.
@@ -288,9 +288,6 @@ def newest_model(store: Store) -> tuple[Artifact, Artifact | None]:
         raise ArtifactError(
             f"{store.root.parent} holds no trained model", remedy="train one first: `preceptor run --out DIR`"
         )
-    adapters = store.all("adapter")
-    for adapter in sorted(adapters, key=lambda artifact: artifact.created, reverse=True):
-        for checkpoint in checkpoints:
-            if adapter.parents.get("checkpoint") == checkpoint.id:
-                return checkpoint, adapter
-    return max(checkpoints, key=lambda artifact: artifact.created), None
+    checkpoint = max(checkpoints, key=lambda artifact: artifact.created)
+    own = [adapter for adapter in store.all("adapter") if adapter.parents.get("checkpoint") == checkpoint.id]
+    return checkpoint, max(own, key=lambda artifact: artifact.created, default=None)
