@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from preceptor.evaluate.metrics import Score, mean_score
+from preceptor.evaluate.metrics import Score, difference_of_ratios, mean_score, share_score
+from preceptor.evaluate.perplexity import DocumentLosses
 from preceptor.tokenizer.stream import TokenStream
 
 PREFIX_TOKENS, CONTINUATION_TOKENS = 32, 32
@@ -23,9 +24,11 @@ class Recitation:
     """Share of documents whose next tokens are given word for word."""
     matching_tokens: Score
     """Mean number of tokens until the first that differs."""
+    matches: list[int]
+    """That number, for each document."""
 
     def facts(self) -> dict[str, Any]:
-        """Both scores as JSON."""
+        """Both scores as JSON, without those of single documents."""
         return {"exact": self.exact.facts(), "matching_tokens": self.matching_tokens.facts()}
 
 
@@ -48,13 +51,37 @@ def recite(
     truths = [document[PREFIX_TOKENS : PREFIX_TOKENS + CONTINUATION_TOKENS] for document in documents]
     matches = [_common_prefix(given, truth) for given, truth in zip(continue_greedily(prompts), truths, strict=True)]
     return Recitation(
-        exact=mean_score(
-            [float(match == CONTINUATION_TOKENS) for match in matches],
-            "share recited word for word",
-            higher_is_better=False,
-            seed=seed,
+        exact=share_score(
+            [match == CONTINUATION_TOKENS for match in matches], "share recited word for word", higher_is_better=False
         ),
         matching_tokens=mean_score(matches, "matching tokens", higher_is_better=False, seed=seed),
+        matches=matches,
+    )
+
+
+def recitation_gap(train: Recitation, validation: Recitation, seed: int = 0) -> dict[str, Score]:
+    """How much more of the documents trained on is recited than of unseen ones, which show what can be guessed."""
+
+    def gap(unit: str, ours: list[float], theirs: list[float]) -> Score:
+        return difference_of_ratios(
+            (ours, [1] * len(ours)), (theirs, [1] * len(theirs)), unit, higher_is_better=False, seed=seed
+        )
+
+    matches = [[float(match) for match in recitation.matches] for recitation in (train, validation)]
+    whole = [
+        [float(match == CONTINUATION_TOKENS) for match in recitation.matches] for recitation in (train, validation)
+    ]
+    return {"exact": gap("share recited word for word", *whole), "matching_tokens": gap("matching tokens", *matches)}
+
+
+def loss_gap(train: DocumentLosses, validation: DocumentLosses, seed: int = 0) -> Score:
+    """How much more a token of unseen documents costs than one of documents trained on, by the same model."""
+    return difference_of_ratios(
+        (validation.nats, validation.tokens),
+        (train.nats, train.tokens),
+        "nats per token",
+        higher_is_better=False,
+        seed=seed,
     )
 
 

@@ -1,5 +1,6 @@
 """The loss of a model on every token of a stream, each predicted exactly once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,15 +26,16 @@ class DocumentLosses:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Labels ``first`` to ``end`` of a document, read with the context from ``start`` on."""
+    """Labels ``first`` to ``end`` of a document, read with the context from ``start`` on; counted in ``row``."""
 
     document: int
+    row: int
     start: int
     first: int
     end: int
 
 
-def windows(length: int, context: int, document: int = 0) -> list[_Window]:
+def windows(length: int, context: int, document: int = 0, row: int = 0) -> list[_Window]:
     """How a document of that many labels is read.
 
     The first window fills the context; each further one moves on by half of it and scores its second half only, so that
@@ -43,17 +45,23 @@ def windows(length: int, context: int, document: int = 0) -> list[_Window]:
     """
     if context < 1:
         raise ValueError(f"context must be at least 1, got {context}")
-    spans = [_Window(document, 0, 0, min(context, length))]
+    spans = [_Window(document, row, 0, 0, min(context, length))]
     stride = max(1, context // 2)
     while spans[-1].end < length:
         first = spans[-1].end
         end = min(first + stride, length)
-        spans.append(_Window(document, end - context, first, end))
+        spans.append(_Window(document, row, end - context, first, end))
     return spans
 
 
-def document_losses(model: Decoder, stream: TokenStream, end_of_text_id: int, context: int) -> DocumentLosses:
-    """The losses of a model over all documents of a stream, the end of text of each included.
+def document_losses(
+    model: Decoder,
+    stream: TokenStream,
+    end_of_text_id: int,
+    context: int,
+    documents: Sequence[int] | None = None,
+) -> DocumentLosses:
+    """The losses of a model over documents of a stream, all of them if none are named, each with its end of text.
 
     The first token of a document is predicted from the end of text alone. Memory does not grow with the stream. The
     model is in evaluation mode meanwhile, so that nothing is dropped out.
@@ -61,20 +69,23 @@ def document_losses(model: Decoder, stream: TokenStream, end_of_text_id: int, co
     was_training = model.training
     model.eval()
     try:
-        return _document_losses(model, stream, end_of_text_id, context)
+        chosen = range(stream.num_documents) if documents is None else documents
+        return _document_losses(model, stream, end_of_text_id, context, chosen)
     finally:
         model.train(was_training)
 
 
-def _document_losses(model: Decoder, stream: TokenStream, end_of_text_id: int, context: int) -> DocumentLosses:
+def _document_losses(
+    model: Decoder, stream: TokenStream, end_of_text_id: int, context: int, documents: Sequence[int]
+) -> DocumentLosses:
     spans = [
         window
-        for index in range(stream.num_documents)
-        for window in windows(len(stream.document(index)), context, index)
+        for row, document in enumerate(documents)
+        for window in windows(len(stream.document(document)), context, document, row)
     ]
     spans.sort(key=lambda window: window.start - window.end)
-    nats = np.zeros(stream.num_documents, np.float64)
-    tokens, correct = np.zeros(stream.num_documents, np.int64), np.zeros(stream.num_documents, np.int64)
+    nats = np.zeros(len(documents), np.float64)
+    tokens, correct = np.zeros(len(documents), np.int64), np.zeros(len(documents), np.int64)
     with Progress("perplexity", total=len(spans), unit="windows") as progress:
         start = 0
         while start < len(spans):
@@ -82,13 +93,21 @@ def _document_losses(model: Decoder, stream: TokenStream, end_of_text_id: int, c
             rows = max(1, _TOKENS_PER_BATCH // (spans[start].end - spans[start].start))
             batch = spans[start : start + rows]
             losses_BT, hits_BT, scored_BT = _score(model, batch, stream, end_of_text_id)
-            for row, window in enumerate(batch):
-                nats[window.document] += float(losses_BT[row].double().sum())
-                correct[window.document] += int(hits_BT[row].sum())
-                tokens[window.document] += int(scored_BT[row].sum())
+            to = [window.row for window in batch]
+            # A document may have several windows in a batch.
+            np.add.at(nats, to, losses_BT.double().sum(1).cpu().numpy())
+            np.add.at(correct, to, hits_BT.sum(1).cpu().numpy())
+            np.add.at(tokens, to, scored_BT.sum(1).cpu().numpy())
             start += len(batch)
             progress.advance(len(batch))
     return DocumentLosses(nats, tokens, correct)
+
+
+def sample_documents(stream: TokenStream, num_tokens: int, seed: int) -> list[int]:
+    """Documents of a stream in random order, as many as give that many tokens."""
+    order = np.random.default_rng(seed).permutation(stream.num_documents)
+    totals = np.cumsum(np.diff(stream.offsets)[order])
+    return sorted(order[: int(np.searchsorted(totals, num_tokens)) + 1].tolist())
 
 
 def _score(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from preceptor.data.examples import Example
-from preceptor.evaluate.metrics import Score, exact_match, mean_score, token_f1
+from preceptor.evaluate.metrics import Score, exact_match, mean_score, paired_difference, share_score, token_f1
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class Answered:
     by_kind: dict[str, Score]
     """Token F1 for each kind of question."""
     answers: list[str]
+    f1_values: list[float]
+    """Token F1 of each answer."""
 
     def facts(self) -> dict[str, Any]:
         """The scores as JSON, without the answers."""
@@ -36,7 +38,7 @@ def answer_questions(
     f1 = [token_f1(*pair) for pair in pairs]
     kinds = sorted({example.kind for example in examples if example.kind})
     return Answered(
-        exact_match=mean_score([exact_match(*pair) for pair in pairs], "exact match", higher_is_better=True, seed=seed),
+        exact_match=share_score([exact_match(*pair) for pair in pairs], "exact match", higher_is_better=True),
         token_f1=mean_score(f1, "token F1", higher_is_better=True, seed=seed),
         by_kind={
             kind: mean_score(
@@ -48,4 +50,10 @@ def answer_questions(
             for kind in kinds
         },
         answers=answers,
+        f1_values=f1,
     )
+
+
+def improvement(before: Answered, after: Answered, seed: int = 0) -> Score:
+    """By how much token F1 changed on the same questions."""
+    return paired_difference(after.f1_values, before.f1_values, "token F1", higher_is_better=True, seed=seed)
