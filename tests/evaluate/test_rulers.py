@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from preceptor.evaluate import rulers
-from preceptor.evaluate.rulers import InterpolatedNgram, uniform_bits_per_byte, xz_bits_per_byte
+from preceptor.evaluate.rulers import InterpolatedNgram, xz_bits_per_byte
 
 VOCAB_SIZE, END_OF_TEXT = 30, 0
 
@@ -145,11 +145,6 @@ def test_a_stream_too_large_to_count_is_cut_and_said(stream_of, texts):
     assert (whole.num_training_tokens, cut.num_training_tokens) == (40 * 61, 610)
     within = InterpolatedNgram(stream_of(texts), VOCAB_SIZE, END_OF_TEXT, largest_training_tokens=30)
     assert within.num_training_tokens == 30
-
-
-def test_a_uniform_guess_by_hand(stream_of):
-    """Eight tokens, ends included, at 5 bits each over 10 bytes."""
-    assert uniform_bits_per_byte(stream_of([[1, 2, 3], [4, 5, 6]], num_bytes=10), 32) == pytest.approx(4.0)
 
 
 def sentences(seed, count):

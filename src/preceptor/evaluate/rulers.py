@@ -4,7 +4,6 @@ Both see the training text first, and both are asked for the same validation tex
 """
 
 import lzma
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -155,8 +154,3 @@ def _modified_discounts(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     share = n1 / (n1 + 2 * n2)
     estimates = [1 - 2 * share * n2 / n1, 2 - 3 * share * n3 / n2, 3 - 4 * share * n4 / n3]
     return np.array([0.0, *(min(max(value, 0.05), rank - 0.05) for rank, value in enumerate(estimates, 1))])
-
-
-def uniform_bits_per_byte(stream: TokenStream, vocab_size: int) -> float:
-    """The bits for one byte when every token is equally likely: what a model that knows nothing needs."""
-    return stream.num_tokens * math.log2(vocab_size) / stream.num_bytes
