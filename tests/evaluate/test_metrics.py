@@ -138,6 +138,7 @@ def test_a_share_has_scipys_wilson_interval_which_is_never_a_point(ones, count):
     score = share_score([1] * ones + [0] * (count - ones), "share", higher_is_better=False)
     theirs = stats.binomtest(ones, count).proportion_ci(method="wilson")
     assert (score.low, score.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+    assert (ones > 0 or score.low == 0.0) and (ones < count or score.high == 1.0)
     assert score.low <= score.value == ones / count <= score.high
     assert score.high - score.low > 0.01
 

@@ -74,7 +74,9 @@ def share_score(outcomes: ArrayLike, unit: str, *, higher_is_better: bool) -> Sc
     z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2)
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return Score(share, unit, higher_is_better, max(0.0, middle - half), min(1.0, middle + half), count)
+    # At none and at all the bounds are exact, but for rounding.
+    low, high = 0.0 if share == 0 else middle - half, 1.0 if share == 1 else middle + half
+    return Score(share, unit, higher_is_better, low, high, count)
 
 
 def ratio_score(
