@@ -14,11 +14,11 @@ from preceptor.core.seeds import derive
 from preceptor.data.corpus import Corpus
 from preceptor.data.examples import Example
 from preceptor.evaluate import verdict
-from preceptor.evaluate.memorisation import CONTINUATION_TOKENS, recite
+from preceptor.evaluate.memorisation import CONTINUATION_TOKENS, loss_gap, recite
 from preceptor.evaluate.metrics import accuracy, bits_per_byte, perplexity
-from preceptor.evaluate.perplexity import document_losses
+from preceptor.evaluate.perplexity import DocumentLosses, document_losses, sample_documents
 from preceptor.evaluate.rulers import InterpolatedNgram, xz_bits_per_byte
-from preceptor.evaluate.tasks import answer_questions
+from preceptor.evaluate.tasks import answer_questions, improvement
 from preceptor.models.decoder import Decoder
 from preceptor.models.interchange import load_model
 from preceptor.recipes.run import Run
@@ -42,8 +42,13 @@ def evaluate(*, run: Run, parents: Mapping[str, Path], held_out: Sequence[Exampl
     context = run.evaluation.context_length or run.pretraining.context_length
     curve = json.loads((parents["checkpoint"] / "curve.json").read_text(encoding="utf-8"))
 
-    table: dict[str, Any] = {"verdict": verdict.on_fit(curve)}
-    table["language_model"] = _language_model(model, streams["validation"], tokenizer, context)
+    unseen = document_losses(model, streams["validation"], tokenizer.end_of_text_id, context)
+    stop.check()
+    chosen = sample_documents(streams["train"], streams["validation"].num_tokens, derive(run.seed, "gap") % (1 << 32))
+    gap = loss_gap(document_losses(model, streams["train"], tokenizer.end_of_text_id, context, chosen), unseen)
+    table: dict[str, Any] = {"verdict": verdict.on_fit(curve, gap)}
+    table["language_model"] = _language_model(unseen, streams["validation"], tokenizer, context)
+    table["loss_gap"] = gap.facts() | {"verdict": verdict.on_gap(gap), "training_documents": len(chosen)}
     stop.check()
     table["rulers"] = _rulers(run, corpus, streams, tokenizer)
     stop.check()
@@ -58,8 +63,7 @@ def evaluate(*, run: Run, parents: Mapping[str, Path], held_out: Sequence[Exampl
     draft.facts |= {"bits_per_byte": table["language_model"]["bits_per_byte"]["value"]}
 
 
-def _language_model(model: Decoder, stream: TokenStream, tokenizer: Tokenizer, context: int) -> dict[str, Any]:
-    losses = document_losses(model, stream, tokenizer.end_of_text_id, context)
+def _language_model(losses: DocumentLosses, stream: TokenStream, tokenizer: Tokenizer, context: int) -> dict[str, Any]:
     num_bytes = [len(tokenizer.decode(stream.document(i)[:-1].tolist()).encode()) for i in range(stream.num_documents)]
     return {
         "bits_per_byte": bits_per_byte(losses.nats, num_bytes).facts(),
@@ -82,7 +86,7 @@ def _rulers(run: Run, corpus: Corpus, streams: Mapping[str, TokenStream], tokeni
         },
         "ngram": {
             "bits_per_byte": ngram.bits_per_byte(streams["validation"]),
-            "what": f"interpolated modified Kneser-Ney {order}-gram model over the same tokens",
+            "what": ngram.what,
         },
     }
 
@@ -139,5 +143,6 @@ def _question_answering(
         "held_out": len(held_out),
         "before": before.facts(),
         "after": after.facts(),
+        "improvement": improvement(before, after).facts(),
         "samples": samples[:12],
     }

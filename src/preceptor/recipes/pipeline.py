@@ -27,7 +27,7 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.finetune import finetune
 from preceptor.train.pretrain import TrainingResult, pretrain
 
-FORMAT = 1
+FORMAT = 2
 """Counted up when a stage changes what it makes from the same settings, so that older artifacts are not reused."""
 
 
@@ -217,7 +217,7 @@ class Pipeline:
                 draft.notes["cost"] = reading.add(earlier).facts()
             artifact = draft.artifact
             self._forget_checkpoints(stage, key)
-        say(f"{stage}: {'exists' if reused else 'made'}, {kind} {artifact.id}")
+        say(f"{stage}: {'exists' if reused else 'made'}, {kind} {artifact.path.name}")
         self._made[stage] = artifact
         self.rows.append(StageRow(stage, artifact, reused))
         return artifact
