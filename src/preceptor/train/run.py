@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from preceptor.core.errors import ConfigError
+from preceptor.core.units import Duration
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
@@ -102,6 +105,12 @@ class TrainingConfig:
                 raise ValueError(
                     f"{name} must be a multiple of context_length ({self.context_length}), got {getattr(self, name)}"
                 )
+        try:
+            is_countable = Duration.parse(self.duration).kind in ("steps", "tokens", "epochs")
+        except ConfigError as error:
+            raise ValueError(f"duration: {error.message}") from error
+        if not is_countable:
+            raise ValueError(f'duration must be in steps, tokens or epochs, such as "400 steps", got {self.duration!r}')
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
 
