@@ -63,6 +63,7 @@ def undisturbed(prepared, tmp_path_factory):
     return checkpoint(out)
 
 
+@pytest.mark.timeout(1200)  # eleven starts of Python and PyTorch, on a machine that may be busy
 def test_ten_kills_change_no_bit_of_the_weights(prepared, undisturbed, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(prepared, out)
