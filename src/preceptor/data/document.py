@@ -36,6 +36,14 @@ class Document:
     metadata: Mapping[str, str] = field(default_factory=dict)
     parent: str | None = None
     """The id of the document that this one was edited from."""
+    collection: str = ""
+    """The name of the source in the recipe."""
+    origin: str = ""
+    """Where its author published it: a URL, or the place that the recipe names."""
+    date: str = ""
+    """When it was published, as ISO 8601."""
+    language: str = ""
+    """The language that was recognised, as ISO 639-1."""
 
     @classmethod
     def new(
@@ -46,9 +54,27 @@ class Document:
         licence: str = UNKNOWN_LICENCE,
         consent: str = "unknown",
         metadata: Mapping[str, str] | None = None,
+        collection: str = "",
+        origin: str = "",
+        date: str = "",
     ) -> "Document":
         """A document as it was read."""
-        return cls(document_id(source, text), text, source, licence, consent, metadata or {})
+        return cls(
+            document_id(source, text),
+            text,
+            source,
+            licence,
+            consent,
+            metadata or {},
+            collection=collection,
+            origin=origin,
+            date=date,
+        )
+
+    @property
+    def root_id(self) -> str:
+        """The id under which it was read, before any edit."""
+        return self.parent or self.id
 
     def edited(self, text: str) -> "Document":
         """The child with another text, or the document itself where nothing changed."""
