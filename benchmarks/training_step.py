@@ -41,7 +41,7 @@ def ours(steps: int) -> dict[str, float]:
             generator = np.random.default_rng(0)
             self.tokens = generator.integers(0, VOCABULARY, (steps + WARMUP_STEPS) * ROWS * CONTEXT, dtype=np.uint32)
             self.plan = plan_rows(np.arange(0, self.tokens.size + 1, CONTEXT), CONTEXT)
-            self.num_rows = len(self.plan.row_pieces)
+            self.num_rows = self.plan.num_rows
 
         def collate(self, rows: Any) -> Batch:
             return collate_rows(self.plan, rows, self.tokens, 0)

@@ -23,7 +23,7 @@ def stream(lengths):
 def test_every_token_is_supervised_exactly_once(lengths, row_length):
     tokens, offsets = stream(lengths)
     plan = plan_rows(offsets, row_length)
-    batch = collate_rows(plan, range(len(plan.row_pieces)), tokens, 0)
+    batch = collate_rows(plan, range(plan.num_rows), tokens, 0)
     labels = batch.labels_BT[batch.labels_BT != IGNORED]
     assert sorted(labels.tolist()) == sorted(tokens.tolist())
     assert plan.fill == labels.numel() / batch.labels_BT.numel()
@@ -34,7 +34,7 @@ def test_every_token_is_supervised_exactly_once(lengths, row_length):
 def test_each_token_follows_its_own_predecessor_within_its_own_segment(lengths, row_length):
     tokens, offsets = stream(lengths)
     plan = plan_rows(offsets, row_length)
-    batch = collate_rows(plan, range(len(plan.row_pieces)), tokens, 0)
+    batch = collate_rows(plan, range(plan.num_rows), tokens, 0)
     real = batch.segments_BT != PADDING_SEGMENT
     assert torch.equal(real, batch.labels_BT != IGNORED)
     for row in range(real.shape[0]):
@@ -55,7 +55,7 @@ def test_each_token_follows_its_own_predecessor_within_its_own_segment(lengths, 
 def test_long_and_short_documents_fill_rows_without_padding_where_they_can():
     plan = plan_rows(np.cumsum([0, 16, 10, 6, 8, 8, 40]).astype(np.int64), 16)
     assert plan.fill == 88 / 96
-    assert len(plan.row_pieces) == 6
+    assert plan.num_rows == 6
 
 
 def test_unsupervised_tokens_are_read_but_not_learned():

@@ -50,7 +50,7 @@ class Toy:
         self.tokens = generator.integers(1, 40, lengths.sum()).astype(np.uint32)
         self.supervised = generator.random(self.tokens.size) < 0.7
         self.plan = plan_rows(np.cumsum([0, *lengths]).astype(np.int64), 16)
-        self.num_rows = len(self.plan.row_pieces)
+        self.num_rows = self.plan.num_rows
         self.poison, self.calls = poison or set(), 0
 
     def collate(self, rows):

@@ -124,14 +124,26 @@ class Mixture:
         Raises:
             IndexError: the source has no share, so that it is never drawn.
         """
+        block = self._block_of(source, sample)
+        before, after = self.drawn(block * _BLOCK), self.drawn((block + 1) * _BLOCK)
+        rank = sum(after[index] - before[index] for index in range(source)) + sample - before[source]
+        return block * _BLOCK + KeyedPermutation(_BLOCK, derive(self.seed, "mixture", block)).inverse(rank)
+
+    def earliest(self, source: int, sample: int) -> int:
+        """A place before which a source is not drawn for that time or a later one: the start of the block.
+
+        Raises:
+            IndexError: the source has no share, so that it is never drawn.
+        """
+        return self._block_of(source, sample) * _BLOCK
+
+    def _block_of(self, source: int, sample: int) -> int:
         share = self._edges[source + 1] - self._edges[source]
         if share <= 0:
             raise IndexError(f"source {source} has no share in the mixture")
         block = max(0, (sample << 40) // share // _BLOCK - 1)
         while self.drawn((block + 1) * _BLOCK)[source] <= sample:
             block += 1
-        while (before := self.drawn(block * _BLOCK))[source] > sample:
+        while self.drawn(block * _BLOCK)[source] > sample:
             block -= 1
-        after = self.drawn((block + 1) * _BLOCK)
-        rank = sum(after[index] - before[index] for index in range(source)) + sample - before[source]
-        return block * _BLOCK + KeyedPermutation(_BLOCK, derive(self.seed, "mixture", block)).inverse(rank)
+        return block

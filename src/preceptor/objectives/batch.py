@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.core.seeds import KeyedPermutation, derive
+from preceptor.data.mixture import Mixture
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,29 +50,76 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Blend:
+    """Sources of rows that are blended: the mixture, and for each source its first row and how many it has."""
+
+    mixture: Mixture
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Batches:
     """The batches of every step: a function of (seed, step), so that resuming needs nothing but the step.
 
-    Each epoch visits every row once, in an order of its own. A step may straddle two epochs.
+    Each epoch visits every row once, in an order of its own; where sources are blended, each has epochs of its own. A
+    step may straddle two epochs.
     """
 
     objective: Objective
     seed: int
     rows_per_step: int
     rows_per_microbatch: int
+    blend: Blend | None = None
 
     def rows(self, step: int) -> list[int]:
         """The rows of a step in order."""
-        num_rows = self.objective.num_rows
-        samples = range(step * self.rows_per_step, (step + 1) * self.rows_per_step)
-        orders: dict[int, KeyedPermutation] = {}
+        orders: dict[tuple[int, ...], KeyedPermutation] = {}
         rows = []
-        for sample in samples:
-            epoch, place = divmod(sample, num_rows)
+        for sample in range(step * self.rows_per_step, (step + 1) * self.rows_per_step):
+            first, count, epoch, place = self._place(sample)
             if epoch not in orders:
-                orders[epoch] = KeyedPermutation(num_rows, derive(self.seed, "order", epoch))
-            rows.append(orders[epoch](place))
+                orders[epoch] = self._order(count, epoch)
+            rows.append(first + orders[epoch](place))
         return rows
+
+    def _place(self, sample: int) -> tuple[int, int, tuple[int, ...], int]:
+        """First row and number of rows of the source of a sample, its epoch as a name, and the place in the epoch."""
+        if self.blend is None:
+            epoch, place = divmod(sample, self.objective.num_rows)
+            return 0, self.objective.num_rows, (epoch,), place
+        source, drawn = self.blend.mixture.at(sample)
+        first, count = self.blend.ranges[source]
+        epoch, place = divmod(drawn, count)
+        return first, count, (epoch, source), place
+
+    def _order(self, count: int, epoch: tuple[int, ...]) -> KeyedPermutation:
+        return KeyedPermutation(count, derive(self.seed, "order", *epoch))
+
+    def steps_of(self, row: int, num_steps: int) -> list[int]:
+        """The steps before ``num_steps`` whose batch holds a row, in increasing order; found without drawing them."""
+        num_samples = num_steps * self.rows_per_step
+        steps = []
+        epoch = 0
+        while (sample := self._sample_of(row, epoch)) is not None and sample[0] < num_samples:
+            if sample[1] < num_samples:
+                steps.append(sample[1] // self.rows_per_step)
+            epoch += 1
+        return steps
+
+    def _sample_of(self, row: int, epoch: int) -> tuple[int, int] | None:
+        """A sample before which no row of the epoch stands, and the one that holds the row; None if it is never drawn."""
+        if self.blend is None:
+            first = epoch * self.objective.num_rows
+            return first, first + self._order(self.objective.num_rows, (epoch,)).inverse(row)
+        for source, (start, count) in enumerate(self.blend.ranges):
+            if start <= row < start + count:
+                place = self._order(count, (epoch, source)).inverse(row - start)
+                try:
+                    mixture = self.blend.mixture
+                    return mixture.earliest(source, epoch * count), mixture.place_of(source, epoch * count + place)
+                except IndexError:
+                    return None
+        raise IndexError(f"there is no row {row}")
 
     def at(self, step: int) -> list[Batch]:
         """The micro-batches of a step."""
@@ -79,7 +127,7 @@ class Batches:
         return [self.objective.collate(rows[start : start + size]) for start in range(0, len(rows), size)]
 
     def epochs(self, steps: int) -> float:
-        """How many times the data is seen in that many steps."""
+        """How many times the data is seen in that many steps; with blended sources, on the average."""
         return steps * self.rows_per_step / self.objective.num_rows
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from torch import nn
 
 from preceptor.objectives.batch import Batch, LossSum
@@ -10,13 +11,26 @@ from preceptor.tokenizer.stream import TokenStream
 
 
 class CausalObjective:
-    """Every token of every document, its end of text included, is predicted once an epoch from those before it."""
+    """Every token of every document, its end of text included, is predicted once an epoch from those before it.
 
-    def __init__(self, stream: TokenStream, context_length: int, end_of_text_id: int) -> None:
+    With ``by_source`` the documents of each source are packed into rows of their own, so that sources can be blended.
+    """
+
+    def __init__(
+        self, stream: TokenStream, context_length: int, end_of_text_id: int, *, by_source: bool = False
+    ) -> None:
         self.stream = stream
         self.end_of_text_id = end_of_text_id
-        self.plan = plan_rows(stream.offsets, context_length)
-        self.num_rows = len(self.plan.row_pieces)
+        self.plan = plan_rows(stream.offsets, context_length, stream.sources if by_source else None)
+        self.num_rows = self.plan.num_rows
+
+    def source_ranges(self) -> tuple[tuple[int, int], ...]:
+        """For each source of the stream its first row and how many rows it has, where they are packed by source."""
+        first_pieces = self.plan.pieces[self.plan.row_offsets[:-1]]
+        documents = np.searchsorted(self.stream.offsets, self.plan.starts[first_pieces], "right") - 1
+        counts = np.bincount(self.stream.sources[documents], minlength=len(self.stream.collections))
+        firsts = np.cumsum(counts) - counts
+        return tuple(zip(firsts.tolist(), counts.tolist(), strict=True))
 
     def collate(self, rows: Sequence[int]) -> Batch:
         """The batch that holds these rows, in this order."""

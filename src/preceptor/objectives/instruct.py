@@ -48,7 +48,7 @@ class InstructObjective:
         self.num_examples = len(offsets) - 1
         self.num_supervised_tokens = int(self.supervised.sum())
         self.plan = plan_rows(np.array(offsets, np.int64), context_length)
-        self.num_rows = len(self.plan.row_pieces)
+        self.num_rows = self.plan.num_rows
 
     def collate(self, rows: Sequence[int]) -> Batch:
         """The batch that holds these rows, in this order."""

@@ -1,8 +1,9 @@
 """Documents packed into rows of one length, isolated from each other, with as little padding as possible."""
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,47 +18,85 @@ PADDING_SEGMENT = -1
 class PackingPlan:
     """Which pieces of the stream stand in which row.
 
-    A piece is a run of labels ``[start, start + length)`` of one document; row r holds the pieces
-    ``row_pieces[r]``. The plan depends on the documents' lengths alone.
+    Piece p is the run of labels ``[starts[p], starts[p] + lengths[p])`` of one document; pieces come in the order of
+    the stream. Row r holds the pieces ``pieces[row_offsets[r] : row_offsets[r + 1]]``.
     """
 
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
-    row_pieces: list[list[int]]
+    pieces: NDArray[np.int64]
+    row_offsets: NDArray[np.int64]
     row_length: int
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        return len(self.row_offsets) - 1
 
     @property
     def fill(self) -> float:
         """The share of the rows' places that hold a token."""
-        return float(self.lengths.sum()) / (len(self.row_pieces) * self.row_length)
+        return float(self.lengths.sum()) / (self.num_rows * self.row_length)
+
+    def row(self, number: int) -> list[int]:
+        """The pieces of a row in their order."""
+        return list(map(int, self.pieces[self.row_offsets[number] : self.row_offsets[number + 1]]))
+
+    def rows_of(self, start: int, stop: int) -> list[int]:
+        """The rows in which labels of ``[start, stop)`` stand, in increasing order."""
+        last = np.searchsorted(self.starts, stop, "left")
+        first = max(0, int(np.searchsorted(self.starts, start, "right")) - 1)
+        wanted = [p for p in range(first, int(last)) if self.starts[p] + self.lengths[p] > start]
+        places = np.flatnonzero(np.isin(self.pieces, wanted))
+        return sorted({int(row) for row in np.searchsorted(self.row_offsets, places, "right") - 1})
 
 
-def plan_rows(offsets: NDArray[np.int64], row_length: int) -> PackingPlan:
+def plan_rows(offsets: NDArray[np.int64], row_length: int, groups: NDArray[np.integer] | None = None) -> PackingPlan:
     """Every document cut into pieces of at most a row, and the pieces packed by best fit, longest first.
+
+    Where each document has a group, a row holds documents of one group only, and the rows of a group stand together,
+    in the order of the groups.
 
     Source: best-fit-decreasing bin packing, as in Ding et al. 2024, Fewer Truncations Improve Language Modeling.
     """
-    starts: list[int] = []
-    lengths: list[int] = []
-    for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        for start in range(begin, end, row_length):
-            starts.append(start)
-            lengths.append(min(row_length, end - start))
-    order = sorted(range(len(starts)), key=lambda piece: (-lengths[piece], piece))
+    sizes = np.diff(offsets)
+    num_pieces = -(-sizes // row_length)
+    document = np.repeat(np.arange(len(sizes)), num_pieces)
+    place = np.arange(len(document)) - np.repeat(np.cumsum(num_pieces) - num_pieces, num_pieces)
+    starts = offsets[:-1][document] + place * row_length
+    lengths = np.minimum(row_length, offsets[1:][document] - starts)
     rows: list[list[int]] = []
-    # Rows with room left, sorted by room and then by age: the first that is large enough fits best.
-    open_rows: list[tuple[int, int]] = []
-    for piece in order:
-        place = bisect_left(open_rows, (lengths[piece], -1))
-        if place < len(open_rows):
-            room, row = open_rows.pop(place)
+    piece_group = np.zeros(len(starts), np.int64) if groups is None else groups[document]
+    for group in np.unique(piece_group):
+        members = np.flatnonzero(piece_group == group)
+        longest_first = members[np.argsort(-lengths[members], kind="stable")]
+        rows += _best_fit(longest_first.tolist(), lengths[longest_first].tolist(), row_length)
+    row_offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
+    pieces = np.fromiter(chain.from_iterable(rows), np.int64, len(starts))
+    return PackingPlan(starts.astype(np.int64), lengths.astype(np.int64), pieces, row_offsets, row_length)
+
+
+def _best_fit(pieces: list[int], lengths: list[int], row_length: int) -> list[list[int]]:
+    """The rows, where each piece goes to the row with the least room that is enough; among equals to the oldest."""
+    rows: list[list[int]] = []
+    # The rows with so much room, and as the bits of one number the rooms of which there is a row.
+    with_room: list[list[int]] = [[] for _ in range(row_length + 1)]
+    rooms = 0
+    for piece, length in zip(pieces, lengths, strict=True):
+        enough = rooms >> length
+        if enough:
+            room = length + (enough & -enough).bit_length() - 1
+            row = heappop(with_room[room])
             rows[row].append(piece)
+            if not with_room[room]:
+                rooms &= ~(1 << room)
         else:
             room, row = row_length, len(rows)
             rows.append([piece])
-        if room > lengths[piece]:
-            insort(open_rows, (room - lengths[piece], row))
-    return PackingPlan(np.array(starts, np.int64), np.array(lengths, np.int64), rows, row_length)
+        if room > length:
+            heappush(with_room[room - length], row)
+            rooms |= 1 << (room - length)
+    return rows
 
 
 def collate_rows(
@@ -79,7 +118,7 @@ def collate_rows(
     segments = np.full(shape, PADDING_SEGMENT, np.int64)
     for line, row in enumerate(rows):
         place = 0
-        for segment, piece in enumerate(plan.row_pieces[row]):
+        for segment, piece in enumerate(plan.row(row)):
             start, length = int(plan.starts[piece]), int(plan.lengths[piece])
             target = slice(place, place + length)
             run = tokens[start : start + length].astype(np.int64)
