@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -85,6 +86,12 @@ def _wanted(config: MixtureConfig, ingredients: Sequence[Ingredient]) -> list[fl
     return wanted
 
 
+@lru_cache(maxsize=8)
+def _order(seed: int, block: int) -> KeyedPermutation:
+    """The permutation of a block; the neighbours of a place ask for the same one."""
+    return KeyedPermutation(_BLOCK, derive(seed, "mixture", block))
+
+
 class Mixture:
     """The order in which sources are drawn: place p holds sample i of source s, found in constant time and memory.
 
@@ -111,7 +118,7 @@ class Mixture:
         """The source that stands at a place, and how often it was drawn before."""
         block, offset = divmod(place, _BLOCK)
         before, after = self.drawn(block * _BLOCK), self.drawn((block + 1) * _BLOCK)
-        rank = KeyedPermutation(_BLOCK, derive(self.seed, "mixture", block))(offset)
+        rank = _order(self.seed, block)(offset)
         for source, (first, last) in enumerate(zip(before, after, strict=True)):
             if rank < last - first:
                 return source, first + rank
@@ -127,7 +134,7 @@ class Mixture:
         block = self._block_of(source, sample)
         before, after = self.drawn(block * _BLOCK), self.drawn((block + 1) * _BLOCK)
         rank = sum(after[index] - before[index] for index in range(source)) + sample - before[source]
-        return block * _BLOCK + KeyedPermutation(_BLOCK, derive(self.seed, "mixture", block)).inverse(rank)
+        return block * _BLOCK + _order(self.seed, block).inverse(rank)
 
     def earliest(self, source: int, sample: int) -> int:
         """A place before which a source is not drawn for that time or a later one: the start of the block.
