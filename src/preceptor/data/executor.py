@@ -1,4 +1,4 @@
-"""Who does the work: this process, a pool of processes, or a Ray cluster. The results are the same, in the same order."""
+"""Who does the work: this process, a pool of processes, or a Ray cluster; with the same results in the same order."""
 
 import multiprocessing
 import os

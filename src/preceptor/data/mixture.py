@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -112,7 +113,7 @@ class Mixture:
     def drawn(self, place: int) -> list[int]:
         """How often each source was drawn before the block boundary at ``place``, a multiple of the block's length."""
         at = [(edge * place + (1 << 39)) >> 40 for edge in self._edges]
-        return [later - earlier for earlier, later in zip(at[:-1], at[1:], strict=True)]
+        return [later - earlier for earlier, later in pairwise(at)]
 
     def at(self, place: int) -> tuple[int, int]:
         """The source that stands at a place, and how often it was drawn before."""

@@ -107,7 +107,7 @@ class Batches:
         return steps
 
     def _sample_of(self, row: int, epoch: int) -> tuple[int, int] | None:
-        """A sample before which no row of the epoch stands, and the one that holds the row; None if it is never drawn."""
+        """A sample before which no row of the epoch stands, and the one that holds the row; None if none ever does."""
         if self.blend is None:
             first = epoch * self.objective.num_rows
             return first, first + self._order(self.objective.num_rows, (epoch,)).inverse(row)
