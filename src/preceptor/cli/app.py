@@ -1,0 +1,94 @@
+"""The command that all others belong to, and what is said when one of them fails."""
+
+import os
+import signal
+import sys
+import traceback
+
+import click
+
+from preceptor import __version__
+from preceptor.cli import data, models, recipes, stages
+from preceptor.core.errors import Interrupted, PreceptorError
+
+_EPILOG = """\b
+Examples
+  preceptor run                                  the default, into runs/default
+  preceptor run tiny --out runs/tiny             the whole path in well under a minute
+  preceptor run data.sources='[{path="docs", licence="CC-BY-4.0"}]' --out runs/mine
+  preceptor chat --out runs/default              ask the model you trained
+"""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=_EPILOG,
+)
+@click.version_option(__version__, prog_name="preceptor")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Train a language model from raw documents to a model that answers, and keep the evidence.
+
+    `run` does everything. Each stage is also a command: data, tokenizer, pretrain, finetune, evaluate, report. What a
+    stage needs is made first; what exists is used again. RECIPE is the name of a recipe that ships (`preceptor
+    recipes`) or a TOML file; key=value changes one of its settings.
+    """
+    context.obj = {"debug": debug}
+
+
+for part in (stages, data, models, recipes):
+    for command in part.COMMANDS:
+        cli.add_command(command)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    label = (
+        click.style("error:", fg="red", bold=True)
+        if sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        else "error:"
+    )
+    click.echo(f"{label} {message}", err=True)
+    return exit_code
+
+
+def _stopped(error: BaseException) -> int | None:
+    """The exit code where somebody stopped the command, who is told what that means; None for any other error."""
+    if isinstance(error, Interrupted):
+        name = signal.Signals(error.signal).name
+        click.echo(f"stopped by {name}; what was done is saved, and the same command goes on from there", err=True)
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):
+        return _fail("stopped at once; the same command goes on from the last checkpoint", 130)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has gone; nothing more can be said to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return None
+
+
+def _failed(error: BaseException) -> int:
+    """The exit code of an error, which is told in one clear message."""
+    if isinstance(error, PreceptorError):
+        return _fail(str(error), error.exit_code)
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        return _fail("out of memory; lower pretraining.micro_batch_tokens, or use a smaller model", 1)
+    notes = getattr(error, "__notes__", None) or traceback.format_exception(error)
+    return _fail(f"unexpected {type(error).__name__}: {error}\n  {''.join(notes)}", 1)
+
+
+def main() -> None:
+    """Run the command line: one clear message for each error, and its exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        stopped = _stopped(error)
+        code = _failed(error) if stopped is None else stopped
+    except KeyboardInterrupt as error:
+        code = _stopped(error)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,87 @@
+"""What every command that makes something takes: a recipe, its overrides, and the folder of the run."""
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from preceptor import __version__
+from preceptor.core.errors import PreceptorError
+
+if TYPE_CHECKING:
+    from preceptor.core.artifact import Artifact
+    from preceptor.recipes.pipeline import Pipeline
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+DEFAULT_OUT = "runs/default"
+
+
+def stage_options(command: Command) -> Command:
+    """RECIPE [KEY=VALUE ...] --out DIR, as every stage has them."""
+    command = click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")(command)
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_OUT,
+        show_default=True,
+        help="Folder for artifacts and the report.",
+    )(command)
+
+
+def _parse(words: tuple[str, ...]) -> tuple[str, list[str]]:
+    """The recipe, which stands first and has no equals sign, and the overrides."""
+    if words and "=" not in words[0]:
+        return words[0], list(words[1:])
+    return "default", list(words)
+
+
+@contextlib.contextmanager
+def open_pipeline(words: tuple[str, ...], out: Path) -> Iterator["Pipeline"]:
+    """The pipeline of a run in its folder, which no other run can use meanwhile; run.json is written first."""
+    from preceptor.core.interrupt import grace
+    from preceptor.core.lock import hold
+    from preceptor.recipes.run import load_run
+
+    recipe, overrides = _parse(words)
+    run = load_run(recipe, overrides)
+    with hold(out), grace() as stop:
+        from preceptor.recipes.pipeline import Pipeline
+        from preceptor.recipes.report import write_run_file
+
+        pipeline = Pipeline(run, out, stop)
+        write_run_file(run, out)
+        try:
+            yield pipeline
+        except Exception as error:
+            if not isinstance(error, PreceptorError | MemoryError | BrokenPipeError | click.exceptions.Abort):
+                _keep_traceback(error, out / "logs")
+            raise
+
+
+def say_artifact(artifact: "Artifact | None", nothing: str = "") -> None:
+    """The facts of an artifact, as what a stage's command prints."""
+    if artifact is None:
+        click.echo(nothing)
+        return
+    for name, value in artifact.facts.items():
+        click.echo(f"{name}: {value}")
+    click.echo(f"in {artifact.path}")
+
+
+def _keep_traceback(error: Exception, folder: Path) -> None:
+    """Write the traceback of an error nobody foresaw into the folder; the error says where, if it could be written."""
+    text = "".join(traceback.format_exception(error))
+    path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"preceptor {__version__} {sys.argv}\n{text}", encoding="utf-8")
+    except OSError:
+        # A full or read-only disk: without a note the traceback is told on stderr.
+        return
+    error.add_note(f"the traceback is in {path}")

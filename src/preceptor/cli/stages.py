@@ -1,0 +1,65 @@
+"""The commands that make something: run does everything, and each later stage is also a command of its own."""
+
+from pathlib import Path
+
+import click
+
+from preceptor.cli.options import open_pipeline, say_artifact, stage_options
+
+
+@click.command()
+@stage_options
+def run(words: tuple[str, ...], out: Path) -> None:
+    """Do everything: documents, tokenizer, pre-training, fine-tuning, evaluation, report.
+
+    Ends with what each stage gave and cost, three answers, and what to type next. Run again, it uses what exists; after
+    a change of settings it makes what follows from that change. A run that was killed goes on where it was saved.
+    """
+    from preceptor.recipes.report import write_report
+    from preceptor.recipes.summary import summary
+
+    with open_pipeline(words, out) as pipeline:
+        pipeline.evaluation()
+        report = write_report(pipeline)
+        click.echo(summary(pipeline, report))
+
+
+@click.command()
+@stage_options
+def pretrain(words: tuple[str, ...], out: Path) -> None:
+    """Train a model from its starting weights; goes on from the last checkpoint of a run that was stopped or killed."""
+    with open_pipeline(words, out) as pipeline:
+        say_artifact(pipeline.checkpoint())
+
+
+@click.command()
+@stage_options
+def finetune(words: tuple[str, ...], out: Path) -> None:
+    """Train a LoRA adapter on questions and answers (finetuning.examples: "python-docs" or a JSON file)."""
+    with open_pipeline(words, out) as pipeline:
+        say_artifact(pipeline.adapter(), nothing="finetuning.examples is empty: there is nothing to fine-tune on")
+
+
+@click.command()
+@stage_options
+def evaluate(words: tuple[str, ...], out: Path) -> None:
+    """Measure the model: bits per byte beside two rulers, questions before and after, memorisation. Prints JSON."""
+    with open_pipeline(words, out) as pipeline:
+        artifact = pipeline.evaluation()
+        click.echo(artifact.file("evaluation.json").read_text(encoding="utf-8").strip())
+
+
+@click.command()
+@stage_options
+def report(words: tuple[str, ...], out: Path) -> None:
+    """Write report.html and report.json from what the stages have left."""
+    from preceptor.recipes.report import write_report
+
+    with open_pipeline(words, out) as pipeline:
+        pipeline.evaluation()
+        write_report(pipeline)
+        click.echo(out / "report.html")
+        click.echo(out / "report.json")
+
+
+COMMANDS = (run, pretrain, finetune, evaluate, report)
