@@ -1,0 +1,396 @@
+"""What is remembered of a text to find what it shares with others: a digest, MinHash bands, paragraphs and lines.
+
+Everything is computed on arrays of code points, for many texts at once, since a loop over words in Python would take
+longer than all other steps together.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow
+import rensa
+import xxhash
+from numpy.typing import NDArray
+
+from preceptor.data.words import WORD
+
+NUM_HASHES = 128
+_SEED = 42
+_MIN_RECALL = 0.999
+_SLICE = 1 << 18
+_NO_WORD, _WORD, _WORD_OF_ONE, _SPACE = range(4)
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_GRAM_BASE = np.uint64(0xD6E8FEB86659FD93)
+_PARAGRAPH_SALT, _LINE_SALT = np.uint64(0x8CB92BA72F3D8DD7), np.uint64(0xA24BAED4963EE407)
+
+Hashes = NDArray[np.uint64]
+
+SKETCH_FIELDS: list[pyarrow.Field] = [
+    pyarrow.field("exact_key", pyarrow.binary(16)),
+    pyarrow.field("characters", pyarrow.uint32()),
+    pyarrow.field("signature", pyarrow.binary(NUM_HASHES)),
+    pyarrow.field("bands", pyarrow.list_(pyarrow.uint64())),
+    pyarrow.field("paragraphs", pyarrow.list_(pyarrow.uint64())),
+    pyarrow.field("paragraph_characters", pyarrow.list_(pyarrow.uint32())),
+    pyarrow.field("lines", pyarrow.list_(pyarrow.uint64())),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OverlapConfig:
+    """What counts as said twice."""
+
+    near_jaccard: float = 0.8
+    """Documents that share this part of their word n-grams are near duplicates, and the best of a cluster stays; 0: all
+    stay."""
+    shingle_words: int = 5
+    """How many words in a row are compared."""
+    duplicate_ids: Literal["drop", "keep"] = "drop"
+    """What happens to a document whose record states the id of an earlier record of the same source."""
+    repeated_paragraphs: bool = True
+    """Whether a paragraph that stands in several documents stays in the longest of them only."""
+    min_paragraph_characters: int = 80
+    """Shorter paragraphs may repeat; white space does not count."""
+    max_repeated_fraction: float = 0.8
+    """A document more of which stands in longer documents leaves as a whole."""
+    max_line_documents: int = 1000
+    """A line that stands in more documents than this leaves all of them; 0: all stay."""
+    min_line_characters: int = 30
+    """Shorter lines may repeat; white space does not count."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares outside their range and counts below one."""
+        if not 0 <= self.near_jaccard <= 1:
+            raise ValueError(f"near_jaccard must be between 0 and 1, got {self.near_jaccard}")
+        if not 0 < self.max_repeated_fraction <= 1:
+            raise ValueError(f"max_repeated_fraction must be above 0 and at most 1, got {self.max_repeated_fraction}")
+        for name in ("shingle_words", "min_paragraph_characters", "min_line_characters"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_line_documents < 0:
+            raise ValueError(f"max_line_documents must be at least 0, got {self.max_line_documents}")
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The paragraphs or lines of texts: what each says as a number, and where it stands.
+
+    Letter case and white space do not count. A paragraph is a run of lines that are not empty.
+    """
+
+    hashes: Hashes
+    characters: NDArray[np.int64]
+    """Those that are no white space."""
+    texts: NDArray[np.int64]
+    """The index of the text."""
+    first_lines: NDArray[np.int64]
+    """In its text."""
+    num_lines: NDArray[np.int64]
+    """None where it is a piece of a line that is too long to be looked at as a whole."""
+
+
+def exact_key(text: str) -> int:
+    """A number that equal texts share; letter case and white space do not count. Source: xxHash 3, 128 bits."""
+    return int.from_bytes(_exact_digest(text), "big")
+
+
+def _exact_digest(text: str) -> bytes:
+    return xxhash.xxh3_128_digest(" ".join(text.lower().split()).encode("utf-8", "surrogatepass"))
+
+
+def band_rows(threshold: float) -> int:
+    """The most rows in a band, so the fewest candidates, with which a pair at the threshold is still almost sure."""
+    for rows in range(16, 1, -1):
+        if 1 - (1 - threshold**rows) ** (NUM_HASHES // rows) >= _MIN_RECALL:
+            return rows
+    return 1
+
+
+def ngrams(text: str, num_words: int) -> Hashes:
+    """The word n-grams of a text as numbers, in order; a text of fewer words is one, a text of no word none."""
+    parts = [_words(codes)[0] for codes in _slices(text.lower())]
+    words = np.concatenate(parts) if parts else np.empty(0, np.uint64)
+    return _ngrams(words, np.array([0, len(words)]), num_words)[0]
+
+
+def sketch(text: str, config: OverlapConfig) -> dict[str, Any]:
+    """One row of the columns of ``SKETCH_FIELDS``."""
+    return {name: column[0].as_py() for name, column in sketch_many([text], config).items()}
+
+
+def sketch_many(texts: Sequence[str], config: OverlapConfig) -> dict[str, pyarrow.Array]:
+    """The columns of ``SKETCH_FIELDS``, with a row for each text."""
+    words, word_offsets, paragraphs, lines, characters = [], [np.zeros(1, np.int64)], [], [], []
+    first = num_words = 0
+    for lowered in _batches(texts):
+        batch = _Batch(lowered)
+        words.append(batch.words)
+        word_offsets.append(batch.word_offsets[1:] + num_words)
+        num_words += len(batch.words)
+        characters.append(batch.characters)
+        paragraphs.append(_long_units(batch.paragraphs, first, config.min_paragraph_characters))
+        lines.append(_long_units(batch.lines, first, config.min_line_characters))
+        first += len(lowered)
+    signatures, bands = _minhash(_joined(words), np.concatenate(word_offsets), config)
+    num_texts = len(texts)
+    paragraph_hashes, paragraph_characters = _distinct(paragraphs, num_texts, config.repeated_paragraphs)
+    line_hashes, _ = _distinct(lines, num_texts, config.max_line_documents > 0)
+    columns = [
+        pyarrow.array([_exact_digest(text) for text in texts], pyarrow.binary(16)),
+        pyarrow.array(np.concatenate(characters) if characters else np.empty(0), pyarrow.uint32()),
+        pyarrow.FixedSizeBinaryArray.from_buffers(
+            pyarrow.binary(NUM_HASHES), num_texts, [None, pyarrow.py_buffer(signatures.tobytes())]
+        ),
+        bands,
+        paragraph_hashes,
+        paragraph_characters,
+        line_hashes,
+    ]
+    return {field.name: column for field, column in zip(SKETCH_FIELDS, columns, strict=True)}
+
+
+def shingle_sets(texts: Sequence[str], num_words: int) -> Iterator[Hashes]:
+    """For each text the distinct word n-grams, sorted."""
+    for lowered in _batches(texts):
+        batch = _Batch(lowered, with_units=False)
+        grams, offsets = _ngrams(batch.words, batch.word_offsets, num_words)
+        for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            yield np.unique(grams[start:stop])
+
+
+def units_of(text: str) -> tuple[Units, Units]:
+    """The paragraphs and the lines of a text."""
+    batch = _Batch([text.lower()])
+    return batch.paragraphs, batch.lines
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in lower case, gathered so that a batch fits into the processor's cache."""
+    gathered: list[str] = []
+    num_characters = 0
+    for text in texts:
+        lowered = text.lower()
+        if gathered and num_characters + len(lowered) + 2 > _SLICE:
+            yield gathered
+            gathered, num_characters = [], 0
+        gathered.append(lowered)
+        num_characters += len(lowered) + 2
+    if gathered:
+        yield gathered
+
+
+class _Batch:
+    """The words, paragraphs and lines of some texts in lower case."""
+
+    def __init__(self, lowered: Sequence[str], *, with_units: bool = True) -> None:
+        lengths = np.array([len(text) + 2 for text in lowered], np.int64)
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        words, starts, units = [], [], []
+        position = num_newlines = 0
+        is_whole = True
+        for codes in _slices("\n\n".join(lowered) + "\n\n"):
+            hashes, places = _words(codes)
+            words.append(hashes)
+            starts.append(places + position)
+            if with_units:
+                was_whole, is_whole = is_whole, bool(codes[-1] == 10)
+                units.append(_units(codes, position, num_newlines, was_whole, is_whole))
+                num_newlines += int(np.count_nonzero(codes == 10))
+            position += len(codes)
+        self.words = _joined(words)
+        self.word_offsets = np.searchsorted(np.concatenate(starts), bounds)
+        if with_units:
+            newlines = [text.count("\n") + 2 for text in lowered]
+            first_lines = np.concatenate([[0], np.cumsum(newlines)])
+            self.lines = _placed([lines for lines, _ in units], bounds, first_lines)
+            self.paragraphs = _placed([paragraphs for _, paragraphs in units], bounds, first_lines)
+            counts = np.bincount(self.lines.texts, self.lines.characters, len(lowered))
+            self.characters = counts.astype(np.uint32)
+
+
+def _slices(text: str) -> Iterator[NDArray[np.uint32]]:
+    """The code points of a text, cut where a paragraph, else a line, else a word ends, so that tables stay small."""
+    start = 0
+    while start < len(text):
+        stop = min(len(text), start + _SLICE)
+        if stop < len(text):
+            for mark in ("\n\n", "\n", " "):
+                found = text.rfind(mark, start, stop)
+                if found >= 0:
+                    stop = found + len(mark)
+                    break
+        yield np.frombuffer(text[start:stop].encode("utf-32-le", "surrogatepass"), np.uint32)
+        start = stop
+
+
+@cache
+def _classes() -> NDArray[np.uint8]:
+    """For each code point whether it belongs to a word, is a word by itself, or is white space."""
+    table = np.zeros(0x110000, np.uint8)
+    every = "".join(map(chr, range(0x110000)))
+    for match in WORD.finditer(every):
+        start, stop = match.span()
+        alone = stop == start + 1 and len(WORD.findall(match[0] * 2)) == 2
+        table[start:stop] = _WORD_OF_ONE if alone else _WORD
+    table[[code for code, character in enumerate(every) if character.isspace()]] = _SPACE
+    return table
+
+
+@cache
+def _powers() -> tuple[Hashes, Hashes]:
+    """The powers of the base and of its inverse modulo 2 to the 64."""
+    inverse = np.uint64(pow(int(_BASE), -1, 1 << 64))
+    up, down = np.full(_SLICE + 1, _BASE), np.full(_SLICE + 1, inverse)
+    up[0] = down[0] = 1
+    return np.multiply.accumulate(up), np.multiply.accumulate(down)
+
+
+def _mixed(values: Hashes) -> Hashes:
+    """Numbers whose every bit depends on every bit of the given. Source: MurmurHash 3, fmix64."""
+    values = (values ^ (values >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    values = (values ^ (values >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return values ^ (values >> np.uint64(33))
+
+
+def _runs(codes: NDArray[np.uint32], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Hashes:
+    """A number for what stands from each start to each stop, wherever it stands. Source: Karp and Rabin 1987."""
+    up, down = _powers()
+    sums = np.empty(len(codes) + 1, np.uint64)
+    sums[0] = 0
+    np.cumsum((codes.astype(np.uint64) + np.uint64(1)) * up[: len(codes)], out=sums[1:])
+    lengths = (stops - starts).astype(np.uint64)
+    return _mixed((sums[stops] - sums[starts]) * down[starts] + lengths * _GRAM_BASE)
+
+
+def _words(codes: NDArray[np.uint32]) -> tuple[Hashes, NDArray[np.int64]]:
+    """A number for each word, and where it starts."""
+    classes = _classes()[codes]
+    inside = np.zeros(len(codes) + 2, np.bool_)
+    inside[1:-1] = classes == _WORD
+    alone = classes == _WORD_OF_ONE
+    starts = np.flatnonzero((inside[1:-1] & ~inside[:-2]) | alone)
+    stops = np.flatnonzero((inside[1:-1] & ~inside[2:]) | alone) + 1
+    return _runs(codes, starts, stops), starts
+
+
+def _ngrams(words: Hashes, offsets: NDArray[np.int64], num_words: int) -> tuple[Hashes, NDArray[np.int64]]:
+    """The n-grams of each text's words, and where each text's begin."""
+    counts = np.diff(offsets)
+    num_grams = np.where(counts >= num_words, counts - num_words + 1, counts > 0)
+    gram_offsets = np.concatenate([[0], np.cumsum(num_grams)])
+    texts = np.repeat(np.arange(len(counts)), num_grams)
+    starts = offsets[texts] + np.arange(len(texts)) - gram_offsets[texts]
+    present = np.minimum(counts, num_words)[texts]
+    grams = np.zeros(len(starts), np.uint64)
+    has_short = bool(np.any(counts < num_words))
+    for place in range(num_words):
+        if has_short:
+            word = np.where(place < present, words[np.minimum(starts + place, len(words) - 1)], np.uint64(0))
+        else:
+            word = words[starts + place]
+        grams = grams * _GRAM_BASE + word
+    return _mixed(grams), gram_offsets
+
+
+def _minhash(
+    words: Hashes, offsets: NDArray[np.int64], config: OverlapConfig
+) -> tuple[NDArray[np.uint8], pyarrow.ListArray]:
+    """A byte of each of the MinHash values, to judge candidates by, and the bands, to find them by.
+
+    Source: Broder 1997 for MinHash; Li and König 2010 for keeping few bits; Leskovec et al., Mining of Massive
+    Datasets, 3.4 for bands.
+    """
+    num_texts = len(offsets) - 1
+    if config.near_jaccard == 0 or num_texts == 0 or len(words) == 0:
+        return np.zeros((num_texts, NUM_HASHES), np.uint8), _lists(np.empty(0, np.uint64), np.zeros(num_texts + 1))
+    grams, gram_offsets = _ngrams(words, offsets, config.shingle_words)
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+        grams, gram_offsets.astype(np.uint64), NUM_HASHES, _SEED
+    )
+    has_words = np.diff(offsets) > 0
+    values = np.array(matrix.to_rows(), np.uint32) * has_words[:, None]
+    rows = band_rows(config.near_jaccard)
+    num_bands = NUM_HASHES // rows
+    banded = values[:, : num_bands * rows].reshape(num_texts, num_bands, rows).astype(np.uint64)
+    keys = np.broadcast_to(np.arange(1, num_bands + 1, dtype=np.uint64), (num_texts, num_bands))
+    for row in range(rows):
+        keys = _mixed(keys * _GRAM_BASE + banded[:, :, row])
+    counts = np.where(has_words, num_bands, 0)
+    return values.astype(np.uint8), _lists(keys[has_words].ravel(), np.concatenate([[0], np.cumsum(counts)]))
+
+
+def _units(
+    codes: NDArray[np.uint32], position: int, num_newlines: int, starts_whole: bool, stops_whole: bool
+) -> tuple[tuple[NDArray[Any], ...], tuple[NDArray[Any], ...]]:
+    """The lines and the paragraphs of a slice as hashes, characters, places, first lines and numbers of lines."""
+    visible = _classes()[codes] != _SPACE
+    before = np.concatenate([[0], np.cumsum(visible)])
+    newlines = np.flatnonzero(codes == 10)
+    starts = np.concatenate([[0], newlines + 1])
+    stops = np.concatenate([newlines, [len(codes)]])
+    low, high = before[starts], before[stops]
+    shown = codes[visible]
+    said = np.flatnonzero(high > low)
+    is_whole = np.ones(len(starts), np.int64)
+    is_whole[0] &= starts_whole
+    is_whole[-1] &= stops_whole
+    lines = (
+        _mixed(_runs(shown, low[said], high[said]) ^ _LINE_SALT),
+        (high - low)[said],
+        starts[said] + position,
+        said + num_newlines,
+        is_whole[said],
+    )
+    breaks = np.flatnonzero(np.diff(said) > 1)
+    firsts = said[np.concatenate([[0], breaks + 1])] if len(said) else said
+    lasts = said[np.concatenate([breaks, [len(said) - 1]])] if len(said) else said
+    paragraphs = (
+        _mixed(_runs(shown, low[firsts], high[lasts]) ^ _PARAGRAPH_SALT),
+        high[lasts] - low[firsts],
+        starts[firsts] + position,
+        firsts + num_newlines,
+        (lasts - firsts + 1) * is_whole[firsts] * is_whole[lasts],
+    )
+    return lines, paragraphs
+
+
+def _placed(slices: list[tuple[NDArray[Any], ...]], bounds: NDArray[np.int64], first_lines: NDArray[np.int64]) -> Units:
+    """The units of several slices, each with its text."""
+    hashes, characters, places, lines, num_lines = (np.concatenate(columns) for columns in zip(*slices, strict=True))
+    texts = np.searchsorted(bounds, places, "right") - 1
+    return Units(hashes, characters, texts, lines - first_lines[texts], num_lines)
+
+
+def _long_units(units: Units, first_text: int, min_characters: int) -> tuple[NDArray[np.int64], Hashes, NDArray[Any]]:
+    """Texts, hashes and characters of the units that are long enough."""
+    is_long = (units.characters >= min_characters) & (units.num_lines > 0)
+    return units.texts[is_long] + first_text, units.hashes[is_long], units.characters[is_long]
+
+
+def _distinct(
+    batches: list[tuple[NDArray[np.int64], Hashes, NDArray[Any]]], num_texts: int, is_wanted: bool
+) -> tuple[pyarrow.ListArray, pyarrow.ListArray]:
+    """For each text its distinct units, sorted, and how many characters each has in all."""
+    if not is_wanted or not batches:
+        nothing = np.zeros(num_texts + 1)
+        return _lists(np.empty(0, np.uint64), nothing), _lists(np.empty(0, np.uint32), nothing)
+    texts, hashes, characters = (np.concatenate(columns) for columns in zip(*batches, strict=True))
+    order = np.lexsort((hashes, texts))
+    texts, hashes, characters = texts[order], hashes[order], characters[order]
+    is_first = np.ones(len(texts), np.bool_)
+    is_first[1:] = (texts[1:] != texts[:-1]) | (hashes[1:] != hashes[:-1])
+    starts = np.flatnonzero(is_first)
+    sums = np.add.reduceat(characters, starts) if len(starts) else characters
+    offsets = np.searchsorted(texts[starts], np.arange(num_texts + 1))
+    return _lists(hashes[starts], offsets), _lists(sums.astype(np.uint32), offsets)
+
+
+def _lists(values: NDArray[Any], offsets: NDArray[Any]) -> pyarrow.ListArray:
+    return pyarrow.ListArray.from_arrays(pyarrow.array(offsets.astype(np.int32)), pyarrow.array(values))
+
+
+def _joined(parts: list[Hashes]) -> Hashes:
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
