@@ -28,7 +28,16 @@ from preceptor.data.external import MEMORY_BYTES, Records, Sorter, new_rows, rel
 from preceptor.data.near import best_first, find_clusters, rank_of_quality
 from preceptor.data.part_rows import PartRows
 from preceptor.data.repeats import RepeatedParagraphs, frequent_lines, without_repeats
-from preceptor.data.sketch import SKETCH_FIELDS, OverlapConfig, band_rows, exact_key, ngrams, sketch, sketch_many
+from preceptor.data.sketch import (
+    SKETCH_FIELDS,
+    OverlapConfig,
+    band_rows,
+    exact_key,
+    ngrams_of,
+    sketch,
+    sketch_many,
+    word_hashes,
+)
 
 __all__ = [
     "SKETCH_FIELDS",
@@ -57,7 +66,7 @@ Admits = Callable[[pyarrow.RecordBatch], NDArray[np.bool_]]
 
 def shingles(text: str, num_words: int = SHINGLE_WORDS) -> Shingles:
     """The word n-grams of a text as numbers; a text of fewer words is one."""
-    return frozenset(ngrams(text, num_words).tolist())
+    return frozenset(ngrams_of(word_hashes(text), num_words).tolist())
 
 
 def jaccard(first: Shingles, second: Shingles) -> float:

@@ -109,10 +109,13 @@ def band_rows(threshold: float) -> int:
     return 1
 
 
-def ngrams(text: str, num_words: int) -> Hashes:
-    """The word n-grams of a text as numbers, in order; a text of fewer words is one, a text of no word none."""
-    parts = [_words(codes)[0] for codes in _slices(text.lower())]
-    words = np.concatenate(parts) if parts else np.empty(0, np.uint64)
+def word_hashes(text: str) -> Hashes:
+    """The words of a text as numbers, in order; letter case does not count."""
+    return _joined([_words(codes)[0] for codes in _slices(text.lower())])
+
+
+def ngrams_of(words: Hashes, num_words: int) -> Hashes:
+    """The n-grams of words as numbers, in order; fewer words are one, no word is none."""
     return _ngrams(words, np.array([0, len(words)]), num_words)[0]
 
 
