@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from preceptor.core.errors import DataError
 from preceptor.data.document import KEEP, Document, Drop, Verdict
-from preceptor.data.sketch import Hashes, ngrams_of, word_hashes
+from preceptor.data.fingerprints import Hashes, ngrams_of, word_hashes
 from preceptor.data.words import WORD
 
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")

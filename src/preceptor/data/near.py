@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preceptor.data.external import RowArray, Sorter, group_starts, new_rows, release
+from preceptor.data.fingerprints import Hashes
 from preceptor.data.part_rows import PartRows
-from preceptor.data.sketch import NUM_HASHES, Hashes, OverlapConfig, shingle_sets
+from preceptor.data.sketch import NUM_HASHES, OverlapConfig, shingle_sets
 
 # In a band that thousands share, comparing all with all would not end; what is missed there the other bands find.
 _MAX_NEIGHBOURS = 64

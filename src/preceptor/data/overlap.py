@@ -25,19 +25,11 @@ from preceptor.data.decisions import (
     DecisionWriter,
 )
 from preceptor.data.external import MEMORY_BYTES, Records, Sorter, new_rows, release, with_leaders
+from preceptor.data.fingerprints import ngrams_of, word_hashes
 from preceptor.data.near import best_first, find_clusters, rank_of_quality
 from preceptor.data.part_rows import PartRows
 from preceptor.data.repeats import RepeatedParagraphs, frequent_lines, without_repeats
-from preceptor.data.sketch import (
-    SKETCH_FIELDS,
-    OverlapConfig,
-    band_rows,
-    exact_key,
-    ngrams_of,
-    sketch,
-    sketch_many,
-    word_hashes,
-)
+from preceptor.data.sketch import SKETCH_FIELDS, OverlapConfig, band_rows, exact_key, sketch, sketch_many
 
 __all__ = [
     "SKETCH_FIELDS",

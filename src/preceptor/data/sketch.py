@@ -1,12 +1,7 @@
-"""What is remembered of a text to find what it shares with others: a digest, MinHash bands, paragraphs and lines.
-
-Everything is computed on arrays of code points, for many texts at once, since a loop over words in Python would take
-longer than all other steps together.
-"""
+"""What is remembered of a text to find what it shares with others: a digest, MinHash bands, paragraphs and lines."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -15,18 +10,24 @@ import rensa
 import xxhash
 from numpy.typing import NDArray
 
-from preceptor.data.words import WORD
+from preceptor.data.fingerprints import (
+    GRAM_BASE,
+    NEWLINE,
+    SLICE_CHARACTERS,
+    Hashes,
+    is_visible,
+    joined,
+    mixed,
+    ngrams,
+    runs,
+    slices,
+    words_of,
+)
 
 NUM_HASHES = 128
 _SEED = 42
 _MIN_RECALL = 0.999
-_SLICE = 1 << 18
-_NO_WORD, _WORD, _WORD_OF_ONE, _SPACE = range(4)
-_BASE = np.uint64(0x9E3779B97F4A7C15)
-_GRAM_BASE = np.uint64(0xD6E8FEB86659FD93)
 _PARAGRAPH_SALT, _LINE_SALT = np.uint64(0x8CB92BA72F3D8DD7), np.uint64(0xA24BAED4963EE407)
-
-Hashes = NDArray[np.uint64]
 
 SKETCH_FIELDS: list[pyarrow.Field] = [
     pyarrow.field("exact_key", pyarrow.binary(16)),
@@ -109,16 +110,6 @@ def band_rows(threshold: float) -> int:
     return 1
 
 
-def word_hashes(text: str) -> Hashes:
-    """The words of a text as numbers, in order; letter case does not count."""
-    return _joined([_words(codes)[0] for codes in _slices(text.lower())])
-
-
-def ngrams_of(words: Hashes, num_words: int) -> Hashes:
-    """The n-grams of words as numbers, in order; fewer words are one, no word is none."""
-    return _ngrams(words, np.array([0, len(words)]), num_words)[0]
-
-
 def sketch(text: str, config: OverlapConfig) -> dict[str, Any]:
     """One row of the columns of ``SKETCH_FIELDS``."""
     return {name: column[0].as_py() for name, column in sketch_many([text], config).items()}
@@ -137,7 +128,7 @@ def sketch_many(texts: Sequence[str], config: OverlapConfig) -> dict[str, pyarro
         paragraphs.append(_long_units(batch.paragraphs, first, config.min_paragraph_characters))
         lines.append(_long_units(batch.lines, first, config.min_line_characters))
         first += len(lowered)
-    signatures, bands = _minhash(_joined(words), np.concatenate(word_offsets), config)
+    signatures, bands = _minhash(joined(words), np.concatenate(word_offsets), config)
     num_texts = len(texts)
     paragraph_hashes, paragraph_characters = _distinct(paragraphs, num_texts, config.repeated_paragraphs)
     line_hashes, _ = _distinct(lines, num_texts, config.max_line_documents > 0)
@@ -159,7 +150,7 @@ def shingle_sets(texts: Sequence[str], num_words: int) -> Iterator[Hashes]:
     """For each text the distinct word n-grams, sorted."""
     for lowered in _batches(texts):
         batch = _Batch(lowered, with_units=False)
-        grams, offsets = _ngrams(batch.words, batch.word_offsets, num_words)
+        grams, offsets = ngrams(batch.words, batch.word_offsets, num_words)
         for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
             yield np.unique(grams[start:stop])
 
@@ -176,7 +167,7 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
     num_characters = 0
     for text in texts:
         lowered = text.lower()
-        if gathered and num_characters + len(lowered) + 2 > _SLICE:
+        if gathered and num_characters + len(lowered) + 2 > SLICE_CHARACTERS:
             yield gathered
             gathered, num_characters = [], 0
         gathered.append(lowered)
@@ -194,16 +185,16 @@ class _Batch:
         words, starts, units = [], [], []
         position = num_newlines = 0
         is_whole = True
-        for codes in _slices("\n\n".join(lowered) + "\n\n"):
-            hashes, places = _words(codes)
+        for codes in slices("\n\n".join(lowered) + "\n\n"):
+            hashes, places = words_of(codes)
             words.append(hashes)
             starts.append(places + position)
             if with_units:
-                was_whole, is_whole = is_whole, bool(codes[-1] == 10)
+                was_whole, is_whole = is_whole, bool(codes[-1] == NEWLINE)
                 units.append(_units(codes, position, num_newlines, was_whole, is_whole))
-                num_newlines += int(np.count_nonzero(codes == 10))
+                num_newlines += int(np.count_nonzero(codes == NEWLINE))
             position += len(codes)
-        self.words = _joined(words)
+        self.words = joined(words)
         self.word_offsets = np.searchsorted(np.concatenate(starts), bounds)
         if with_units:
             newlines = [text.count("\n") + 2 for text in lowered]
@@ -212,90 +203,6 @@ class _Batch:
             self.paragraphs = _placed([paragraphs for _, paragraphs in units], bounds, first_lines)
             counts = np.bincount(self.lines.texts, self.lines.characters, len(lowered))
             self.characters = counts.astype(np.uint32)
-
-
-def _slices(text: str) -> Iterator[NDArray[np.uint32]]:
-    """The code points of a text, cut where a paragraph, else a line, else a word ends, so that tables stay small."""
-    start = 0
-    while start < len(text):
-        stop = min(len(text), start + _SLICE)
-        if stop < len(text):
-            for mark in ("\n\n", "\n", " "):
-                found = text.rfind(mark, start, stop)
-                if found >= 0:
-                    stop = found + len(mark)
-                    break
-        yield np.frombuffer(text[start:stop].encode("utf-32-le", "surrogatepass"), np.uint32)
-        start = stop
-
-
-@cache
-def _classes() -> NDArray[np.uint8]:
-    """For each code point whether it belongs to a word, is a word by itself, or is white space."""
-    table = np.zeros(0x110000, np.uint8)
-    every = "".join(map(chr, range(0x110000)))
-    for match in WORD.finditer(every):
-        start, stop = match.span()
-        alone = stop == start + 1 and len(WORD.findall(match[0] * 2)) == 2
-        table[start:stop] = _WORD_OF_ONE if alone else _WORD
-    table[[code for code, character in enumerate(every) if character.isspace()]] = _SPACE
-    return table
-
-
-@cache
-def _powers() -> tuple[Hashes, Hashes]:
-    """The powers of the base and of its inverse modulo 2 to the 64."""
-    inverse = np.uint64(pow(int(_BASE), -1, 1 << 64))
-    up, down = np.full(_SLICE + 1, _BASE), np.full(_SLICE + 1, inverse)
-    up[0] = down[0] = 1
-    return np.multiply.accumulate(up), np.multiply.accumulate(down)
-
-
-def _mixed(values: Hashes) -> Hashes:
-    """Numbers whose every bit depends on every bit of the given. Source: MurmurHash 3, fmix64."""
-    values = (values ^ (values >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    values = (values ^ (values >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
-    return values ^ (values >> np.uint64(33))
-
-
-def _runs(codes: NDArray[np.uint32], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Hashes:
-    """A number for what stands from each start to each stop, wherever it stands. Source: Karp and Rabin 1987."""
-    up, down = _powers()
-    sums = np.empty(len(codes) + 1, np.uint64)
-    sums[0] = 0
-    np.cumsum((codes.astype(np.uint64) + np.uint64(1)) * up[: len(codes)], out=sums[1:])
-    lengths = (stops - starts).astype(np.uint64)
-    return _mixed((sums[stops] - sums[starts]) * down[starts] + lengths * _GRAM_BASE)
-
-
-def _words(codes: NDArray[np.uint32]) -> tuple[Hashes, NDArray[np.int64]]:
-    """A number for each word, and where it starts."""
-    classes = _classes()[codes]
-    inside = np.zeros(len(codes) + 2, np.bool_)
-    inside[1:-1] = classes == _WORD
-    alone = classes == _WORD_OF_ONE
-    starts = np.flatnonzero((inside[1:-1] & ~inside[:-2]) | alone)
-    stops = np.flatnonzero((inside[1:-1] & ~inside[2:]) | alone) + 1
-    return _runs(codes, starts, stops), starts
-
-
-def _ngrams(words: Hashes, offsets: NDArray[np.int64], num_words: int) -> tuple[Hashes, NDArray[np.int64]]:
-    """The n-grams of each text's words, and where each text's begin."""
-    counts = np.diff(offsets)
-    num_grams = np.where(counts >= num_words, counts - num_words + 1, counts > 0)
-    gram_offsets = np.concatenate([[0], np.cumsum(num_grams)])
-    texts = np.repeat(np.arange(len(counts)), num_grams)
-    starts = offsets[texts] + np.arange(len(texts)) - gram_offsets[texts]
-    present = np.minimum(counts, num_words)[texts]
-    grams = np.zeros(len(starts), np.uint64)
-    has_short = bool(np.any(counts < num_words))
-    for place in range(num_words):
-        if has_short:
-            word = np.where(place < present, words[np.minimum(starts + place, len(words) - 1)], np.uint64(0))
-        else:
-            word = words[starts + place]
-        grams = grams * _GRAM_BASE + word
-    return _mixed(grams), gram_offsets
 
 
 def _minhash(
@@ -309,7 +216,7 @@ def _minhash(
     num_texts = len(offsets) - 1
     if config.near_jaccard == 0 or num_texts == 0 or len(words) == 0:
         return np.zeros((num_texts, NUM_HASHES), np.uint8), _lists(np.empty(0, np.uint64), np.zeros(num_texts + 1))
-    grams, gram_offsets = _ngrams(words, offsets, config.shingle_words)
+    grams, gram_offsets = ngrams(words, offsets, config.shingle_words)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
         grams, gram_offsets.astype(np.uint64), NUM_HASHES, _SEED
     )
@@ -320,7 +227,7 @@ def _minhash(
     banded = values[:, : num_bands * rows].reshape(num_texts, num_bands, rows).astype(np.uint64)
     keys = np.broadcast_to(np.arange(1, num_bands + 1, dtype=np.uint64), (num_texts, num_bands))
     for row in range(rows):
-        keys = _mixed(keys * _GRAM_BASE + banded[:, :, row])
+        keys = mixed(keys * GRAM_BASE + banded[:, :, row])
     counts = np.where(has_words, num_bands, 0)
     return values.astype(np.uint8), _lists(keys[has_words].ravel(), np.concatenate([[0], np.cumsum(counts)]))
 
@@ -329,9 +236,9 @@ def _units(
     codes: NDArray[np.uint32], position: int, num_newlines: int, starts_whole: bool, stops_whole: bool
 ) -> tuple[tuple[NDArray[Any], ...], tuple[NDArray[Any], ...]]:
     """The lines and the paragraphs of a slice as hashes, characters, places, first lines and numbers of lines."""
-    visible = _classes()[codes] != _SPACE
+    visible = is_visible(codes)
     before = np.concatenate([[0], np.cumsum(visible)])
-    newlines = np.flatnonzero(codes == 10)
+    newlines = np.flatnonzero(codes == NEWLINE)
     starts = np.concatenate([[0], newlines + 1])
     stops = np.concatenate([newlines, [len(codes)]])
     low, high = before[starts], before[stops]
@@ -341,7 +248,7 @@ def _units(
     is_whole[0] &= starts_whole
     is_whole[-1] &= stops_whole
     lines = (
-        _mixed(_runs(shown, low[said], high[said]) ^ _LINE_SALT),
+        mixed(runs(shown, low[said], high[said]) ^ _LINE_SALT),
         (high - low)[said],
         starts[said] + position,
         said + num_newlines,
@@ -351,7 +258,7 @@ def _units(
     firsts = said[np.concatenate([[0], breaks + 1])] if len(said) else said
     lasts = said[np.concatenate([breaks, [len(said) - 1]])] if len(said) else said
     paragraphs = (
-        _mixed(_runs(shown, low[firsts], high[lasts]) ^ _PARAGRAPH_SALT),
+        mixed(runs(shown, low[firsts], high[lasts]) ^ _PARAGRAPH_SALT),
         high[lasts] - low[firsts],
         starts[firsts] + position,
         firsts + num_newlines,
@@ -393,7 +300,3 @@ def _distinct(
 
 def _lists(values: NDArray[Any], offsets: NDArray[Any]) -> pyarrow.ListArray:
     return pyarrow.ListArray.from_arrays(pyarrow.array(offsets.astype(np.int32)), pyarrow.array(values))
-
-
-def _joined(parts: list[Hashes]) -> Hashes:
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
