@@ -6,9 +6,61 @@ Every pattern is bounded or anchored on a rare character, so that its time grows
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import phonenumbers
+
+Action = Literal["placeholder", "pseudonym", "drop", "keep"]
+KINDS = (
+    "private-key",
+    "key",
+    "url-credentials",
+    "email",
+    "mac-address",
+    "ip-address",
+    "iban",
+    "card",
+    "national-id",
+    "phone",
+)
+"""The structured kinds, in the order in which they claim a piece of text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PersonalConfig:
+    """What is done with personal data."""
+
+    kinds: tuple[str, ...] = KINDS
+    """The kinds that are looked for; empty for none."""
+    action: Action = "placeholder"
+    """A typed placeholder, a keyed pseudonym, dropping the document, or keeping what was found and counting it."""
+    actions: dict[str, str] = field(default_factory=dict)
+    """The action for a kind where it is another."""
+    key_file: str = ""
+    """A secret file of at least 16 bytes, from which pseudonyms are made."""
+    person_model: str = ""
+    """The name of an installed spaCy model, or the folder of a token classifier, that finds names of people."""
+    phone_regions: tuple[str, ...] = ("US", "GB", "DE", "FR", "AU", "JP", "IR", "IN", "CN", "ES", "IT")
+    """The countries whose way of writing telephone numbers without a country code is known."""
+
+    def __post_init__(self) -> None:
+        """Refuse kinds and actions that there are not, and pseudonyms without a key."""
+        for kind in (*self.kinds, *self.actions):
+            if kind not in (*KINDS, "person"):
+                raise ValueError(f"kinds must be among {', '.join((*KINDS, 'person'))}, got {kind!r}")
+        for action in self.actions.values():
+            if action not in get_args(Action):
+                raise ValueError(f"actions must be among {', '.join(get_args(Action))}, got {action!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """A text after redaction, how many spans of each kind it had, and whether the document is to be dropped."""
+
+    text: str
+    counts: dict[str, int]
+    drop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +251,29 @@ def _merged(taken: list[Span], added: Iterable[Span]) -> list[Span]:
     return merged + taken[place:]
 
 
+class Redactor:
+    """What finds personal data in texts and puts something else in its place."""
+
+    def __init__(self, config: PersonalConfig) -> None:
+        self.config = config
+
+    def redact(self, text: str) -> Redaction:
+        """The text with a typed placeholder for each personal span, and how many of each kind there were."""
+        spans = find(text)
+        if not spans:
+            return Redaction(text, {})
+        pieces, counts, place = [], dict[str, int](), 0
+        for span in spans:
+            pieces += [text[place : span.start], f"<{span.kind}>"]
+            counts[span.kind] = counts.get(span.kind, 0) + 1
+            place = span.end
+        return Redaction("".join(pieces) + text[place:], counts)
+
+
+_DEFAULT = Redactor(PersonalConfig())
+
+
 def redact(text: str) -> tuple[str, dict[str, int]]:
     """The text with a typed placeholder for each personal span, and how many of each kind there were."""
-    spans = find(text)
-    if not spans:
-        return text, {}
-    pieces, counts, place = [], dict[str, int](), 0
-    for span in spans:
-        pieces += [text[place : span.start], f"<{span.kind}>"]
-        counts[span.kind] = counts.get(span.kind, 0) + 1
-        place = span.end
-    return "".join(pieces) + text[place:], counts
+    redaction = _DEFAULT.redact(text)
+    return redaction.text, redaction.counts
