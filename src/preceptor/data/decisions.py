@@ -32,7 +32,7 @@ class DecisionWriter:
         arrays = {name: new_rows(folder / f"{name}.bin", dtype, num_rows) for name, dtype in _FILES}
         self.rules, self.kept, self.measured = arrays["rules"], arrays["kept"], arrays["measured"]
         self._source_stops = arrays["source_stops"]
-        self._sources = (folder / "sources.bin").open("wb")
+        (folder / "sources.bin").write_bytes(b"")
         self._num_source_bytes = 0
 
     def name_sources(self, first: int, sources: list[str]) -> None:
@@ -41,7 +41,8 @@ class DecisionWriter:
         stops = self._num_source_bytes + np.cumsum([len(each) for each in encoded])
         self._source_stops[first : first + len(sources)] = stops
         self._num_source_bytes = int(stops[-1])
-        self._sources.write(b"".join(encoded))
+        with (self.folder / "sources.bin").open("ab") as file:
+            file.write(b"".join(encoded))
         release(self._source_stops)
 
     def is_left(self, start: int, stop: int) -> NDArray[np.bool_]:
@@ -58,7 +59,6 @@ class DecisionWriter:
 
     def finish(self, offsets: list[int], limits: dict[int, float], repeats: Iterator[Records]) -> "Decisions":
         """The decisions, complete on the disk. Repeats come sorted by document."""
-        self._sources.close()
         for start in range(0, len(self.kept), 1 << 18):
             rows = start + np.flatnonzero(self.rules[start : start + (1 << 18)] % NOT_COMPARED)
             kept = self.kept[rows]

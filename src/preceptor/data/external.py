@@ -3,7 +3,7 @@
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,6 @@ class Sorter:
         self._waiting: list[Records] = []
         self._num_waiting = 0
         self._run_rows: list[int] = []
-        self._file: BinaryIO | None = None
 
     def add(self, *columns: NDArray[Any]) -> None:
         """Take records, given as one array for each column."""
@@ -47,20 +46,18 @@ class Sorter:
 
     def chunks(self) -> Iterator[Records]:
         """All records in order, some thousand at a time; may be asked for again."""
-        if self._file is None:
+        if not self._run_rows:
             yield from self._chunks_in_memory()
             return
         if self._num_waiting:
             self._spill()
-        self._file.flush()
         yield from self._merge()
 
     def close(self) -> None:
         """Give memory and disk back."""
         self._waiting, self._num_waiting = [], 0
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._run_rows:
+            self._run_rows = []
             self._path.unlink()
 
     def _chunks_in_memory(self) -> Iterator[Records]:
@@ -71,9 +68,8 @@ class Sorter:
                 yield self._waiting[0][start : start + step]
 
     def _spill(self) -> None:
-        if self._file is None:
-            self._file = self._path.open("wb")
-        _in_order(np.concatenate(self._waiting)).tofile(self._file)
+        with self._path.open("ab" if self._run_rows else "wb") as file:
+            _in_order(np.concatenate(self._waiting)).tofile(file)
         self._run_rows.append(self._num_waiting)
         self._waiting, self._num_waiting = [], 0
 
