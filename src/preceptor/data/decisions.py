@@ -165,6 +165,10 @@ class PartDecisions:
     def __len__(self) -> int:
         return self.stop - self.first
 
+    def stays(self, row: int) -> bool:
+        """Whether a document stays."""
+        return not self.decisions.rule(self.first + row)
+
     def verdict(self, row: int) -> Verdict:
         """Whether a document stays, or by which rule and for which other one it leaves."""
         return self.decisions.verdict(self.first + row)
