@@ -17,8 +17,6 @@ from preceptor.data.document import Document
 PLAIN = [rate for rate in RATES if rate != "synonyms"]
 NAMES = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel")
 PROSE = " ".join(NAMES[n % 8] for n in range(4000))
-    f"{['alpha', 'bravo', 'charlie', 'delta', 'echo', 'foxtrot', 'golf', 'hotel'][n % 8]}" for n in range(4000)
-)
 FRAGILE = "write to <email> or see https://example.org/a?b=1 from 2024-05-06 with f(x)=3 and [link] user_name"
 
 
