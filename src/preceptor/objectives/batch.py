@@ -1,6 +1,6 @@
 """What an objective hands to a model, what it gets back, and the order in which samples come."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,8 @@ class Batches:
     rows_per_step: int
     rows_per_microbatch: int
     blend: Blend | None = None
+    noise: Callable[[Batch, int, int], Batch] | None = None
+    """Changes a micro-batch, given the step and the place of its first row in the step."""
 
     def rows(self, step: int) -> list[int]:
         """The rows of a step in order."""
@@ -124,7 +126,10 @@ class Batches:
     def at(self, step: int) -> list[Batch]:
         """The micro-batches of a step."""
         rows, size = self.rows(step), self.rows_per_microbatch
-        return [self.objective.collate(rows[start : start + size]) for start in range(0, len(rows), size)]
+        batches = [self.objective.collate(rows[start : start + size]) for start in range(0, len(rows), size)]
+        if self.noise is None:
+            return batches
+        return [self.noise(batch, step, number * size) for number, batch in enumerate(batches)]
 
     def epochs(self, steps: int) -> float:
         """How many times the data is seen in that many steps; with blended sources, on the average."""

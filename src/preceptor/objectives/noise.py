@@ -1,0 +1,54 @@
+"""Noise on what a model reads while it trains; what it is to predict stays as it was."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from preceptor.core.seeds import numpy_generator
+from preceptor.objectives.batch import Batch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputNoiseConfig:
+    """Noise on the inputs of training, drawn anew for every step. Both are shares of the tokens."""
+
+    dropout: float = 0.0
+    """Tokens replaced by the end of text, which says nothing. Source: Bowman et al. 2016, word dropout."""
+    replacement: float = 0.0
+    """Tokens replaced by any other. Source: Wang et al. 2018, SwitchOut."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares outside their range."""
+        for name in ("dropout", "replacement"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is any noise."""
+        return self.dropout > 0 or self.replacement > 0
+
+
+@dataclass(frozen=True, slots=True)
+class InputNoise:
+    """The noise of one run: a function of the seed, the step and the row, whatever the micro-batches."""
+
+    config: InputNoiseConfig
+    seed: int
+    vocab_size: int
+    blank_id: int
+
+    def __call__(self, batch: Batch, step: int, first_row: int) -> Batch:
+        """The batch with noise on its inputs; labels, positions and segments are untouched."""
+        rows = [self._row(row, step, first_row + place) for place, row in enumerate(batch.tokens_BT.numpy())]
+        return replace(batch, tokens_BT=torch.from_numpy(np.stack(rows)))
+
+    def _row(self, tokens: NDArray[np.int64], step: int, row: int) -> NDArray[np.int64]:
+        draw = numpy_generator(self.seed, "input-noise", step, row)
+        chance = draw.random(tokens.shape)
+        others = draw.integers(0, self.vocab_size, tokens.shape)
+        is_dropped = chance < self.config.dropout
+        is_replaced = ~is_dropped & (chance < self.config.dropout + self.config.replacement)
+        return np.where(is_dropped, self.blank_id, np.where(is_replaced, others, tokens))
