@@ -99,6 +99,11 @@ class Sorter:
 
 
 def _in_order(records: Records) -> Records:
+    """The records sorted by both columns; most come sorted by the second, and then to sort by the first is enough."""
+    ordered = records[np.argsort(records[:, 0], kind="stable")]
+    is_tie = ordered[1:, 0] == ordered[:-1, 0]
+    if not np.any(is_tie & (ordered[1:, 1] < ordered[:-1, 1])):
+        return ordered
     return records[np.lexsort((records[:, 1], records[:, 0]))]
 
 

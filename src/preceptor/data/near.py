@@ -168,11 +168,14 @@ class _Candidates:
         with path.open("wb") as file:
             for first, batch in self.parts.batches(["text"], self.is_candidate):
                 rows = first + np.flatnonzero(self.is_candidate[first : first + batch.num_rows])
+                if not len(rows):
+                    continue
                 texts = batch.column("text").take(rows - first).to_pylist()
-                for row, hashes in zip(rows.tolist(), shingle_sets(texts, self.config.shingle_words), strict=True):
-                    self.starts[row], self.counts[row] = place, len(hashes)
-                    hashes.tofile(file)
-                    place += len(hashes)
+                sets = list(shingle_sets(texts, self.config.shingle_words))
+                sizes = np.array([len(hashes) for hashes in sets])
+                self.starts[rows], self.counts[rows] = place + np.cumsum(sizes) - sizes, sizes
+                np.concatenate(sets).tofile(file)
+                place += int(sizes.sum())
                 release(self.starts, self.counts, self.is_candidate)
 
     def _similarity(self, file: BinaryIO, first: int, second: int) -> float:
@@ -188,7 +191,7 @@ class _Candidates:
             self._cache.move_to_end(row)
             return self._cache[row]
         file.seek(8 * int(self.starts[row]))
-        hashes = np.fromfile(file, np.uint64, int(self.counts[row]))
+        hashes = np.frombuffer(file.read(8 * int(self.counts[row])), np.uint64)
         self._cache[row] = hashes
         self._num_cached += len(hashes)
         while self._num_cached > _CACHED_SHINGLES and len(self._cache) > 2:

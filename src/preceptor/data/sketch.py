@@ -152,7 +152,9 @@ def shingle_sets(texts: Sequence[str], num_words: int) -> Iterator[Hashes]:
         batch = _Batch(lowered, with_units=False)
         grams, offsets = ngrams(batch.words, batch.word_offsets, num_words)
         for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-            yield np.unique(grams[start:stop])
+            # Faster than numpy.unique, which looks for repeats by hashing before it sorts.
+            ordered = np.sort(grams[start:stop])
+            yield ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
 
 
 def units_of(text: str) -> tuple[Units, Units]:
