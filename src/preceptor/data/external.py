@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MEMORY_BYTES = 32 << 20
+MEMORY_BYTES = 16 << 20
 _MIN_BLOCK = 64
 
 Records = NDArray[np.uint64]

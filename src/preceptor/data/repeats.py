@@ -69,6 +69,7 @@ class RepeatedParagraphs:
     def cuts(self) -> Iterator[Records]:
         """Pairs of document and paragraph that are to be taken apart."""
         for records, _ in self._repeats():
+            records = records[records[:, 2] >= self.config.min_paragraph_characters]
             rows = records[:, 1] & _ROW_MASK
             yield np.stack([rows, records[:, 0]], axis=1)[~self.is_gone[rows]]
             release(self.is_gone)
@@ -106,6 +107,7 @@ class RepeatedParagraphs:
                 place = firsts[numbers]
                 is_repeat = is_known | (np.arange(len(records)) > place)
                 owners = np.where(is_known, np.uint64(owner), records[np.minimum(place, len(records) - 1), 1])
+                is_repeat &= records[:, 1] != owners
                 yield records[is_repeat], owners[is_repeat]
                 release(self.is_gone)
                 has_owner = is_known[-1] or place[-1] < len(records)

@@ -29,6 +29,9 @@ _SEED = 42
 _MIN_RECALL = 0.999
 _PARAGRAPH_SALT, _LINE_SALT = np.uint64(0x8CB92BA72F3D8DD7), np.uint64(0xA24BAED4963EE407)
 
+# Texts, hashes and characters of units.
+_Found = tuple[NDArray[np.int64], Hashes, NDArray[Any]]
+
 SKETCH_FIELDS: list[pyarrow.Field] = [
     pyarrow.field("exact_key", pyarrow.binary(16)),
     pyarrow.field("characters", pyarrow.uint32()),
@@ -54,9 +57,9 @@ class OverlapConfig:
     repeated_paragraphs: bool = True
     """Whether a paragraph that stands in several documents stays in the longest of them only."""
     min_paragraph_characters: int = 80
-    """Shorter paragraphs may repeat; white space does not count."""
+    """Shorter paragraphs are not cut out; white space does not count."""
     max_repeated_fraction: float = 0.8
-    """A document more of which stands in longer documents leaves as a whole."""
+    """A document of which more than this stands in longer ones, in paragraphs of any length, leaves as a whole."""
     max_line_documents: int = 1000
     """A line that stands in more documents than this leaves all of them; 0: all stay."""
     min_line_characters: int = 30
@@ -125,13 +128,13 @@ def sketch_many(texts: Sequence[str], config: OverlapConfig) -> dict[str, pyarro
         word_offsets.append(batch.word_offsets[1:] + num_words)
         num_words += len(batch.words)
         characters.append(batch.characters)
-        paragraphs.append(_long_units(batch.paragraphs, first, config.min_paragraph_characters))
+        paragraphs.append(_long_units(batch.paragraphs, first, 1))
         lines.append(_long_units(batch.lines, first, config.min_line_characters))
         first += len(lowered)
     signatures, bands = _minhash(joined(words), np.concatenate(word_offsets), config)
     num_texts = len(texts)
-    paragraph_hashes, paragraph_characters = _distinct(paragraphs, num_texts, config.repeated_paragraphs)
-    line_hashes, _ = _distinct(lines, num_texts, config.max_line_documents > 0)
+    paragraph_hashes, paragraph_characters = _by_text(paragraphs, num_texts, config.repeated_paragraphs)
+    line_hashes, _ = _by_text(_distinct(lines), num_texts, config.max_line_documents > 0)
     columns = [
         pyarrow.array([_exact_digest(text) for text in texts], pyarrow.binary(16)),
         pyarrow.array(np.concatenate(characters) if characters else np.empty(0), pyarrow.uint32()),
@@ -276,28 +279,32 @@ def _placed(slices: list[tuple[NDArray[Any], ...]], bounds: NDArray[np.int64], f
     return Units(hashes, characters, texts, lines - first_lines[texts], num_lines)
 
 
-def _long_units(units: Units, first_text: int, min_characters: int) -> tuple[NDArray[np.int64], Hashes, NDArray[Any]]:
+def _long_units(units: Units, first_text: int, min_characters: int) -> _Found:
     """Texts, hashes and characters of the units that are long enough."""
     is_long = (units.characters >= min_characters) & (units.num_lines > 0)
     return units.texts[is_long] + first_text, units.hashes[is_long], units.characters[is_long]
 
 
-def _distinct(
-    batches: list[tuple[NDArray[np.int64], Hashes, NDArray[Any]]], num_texts: int, is_wanted: bool
-) -> tuple[pyarrow.ListArray, pyarrow.ListArray]:
-    """For each text its distinct units, sorted, and how many characters each has in all."""
+def _distinct(batches: list[_Found]) -> list[_Found]:
+    """The units without those that stand in a text for the second time."""
+    distinct = []
+    for texts, hashes, characters in batches:
+        order = np.lexsort((hashes, texts))
+        texts, hashes, characters = texts[order], hashes[order], characters[order]
+        is_first = np.ones(len(texts), np.bool_)
+        is_first[1:] = (texts[1:] != texts[:-1]) | (hashes[1:] != hashes[:-1])
+        distinct.append((texts[is_first], hashes[is_first], characters[is_first]))
+    return distinct
+
+
+def _by_text(batches: list[_Found], num_texts: int, is_wanted: bool) -> tuple[pyarrow.ListArray, pyarrow.ListArray]:
+    """For each text its units, and how many characters each has."""
     if not is_wanted or not batches:
         nothing = np.zeros(num_texts + 1)
         return _lists(np.empty(0, np.uint64), nothing), _lists(np.empty(0, np.uint32), nothing)
     texts, hashes, characters = (np.concatenate(columns) for columns in zip(*batches, strict=True))
-    order = np.lexsort((hashes, texts))
-    texts, hashes, characters = texts[order], hashes[order], characters[order]
-    is_first = np.ones(len(texts), np.bool_)
-    is_first[1:] = (texts[1:] != texts[:-1]) | (hashes[1:] != hashes[:-1])
-    starts = np.flatnonzero(is_first)
-    sums = np.add.reduceat(characters, starts) if len(starts) else characters
-    offsets = np.searchsorted(texts[starts], np.arange(num_texts + 1))
-    return _lists(hashes[starts], offsets), _lists(sums.astype(np.uint32), offsets)
+    offsets = np.searchsorted(texts, np.arange(num_texts + 1))
+    return _lists(hashes, offsets), _lists(characters.astype(np.uint32), offsets)
 
 
 def _lists(values: NDArray[Any], offsets: NDArray[Any]) -> pyarrow.ListArray:
