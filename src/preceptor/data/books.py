@@ -1,5 +1,6 @@
 """Books and papers: the text of EPUB and PDF files, with title, author and date, within limits."""
 
+import io
 import posixpath
 import re
 import zipfile
@@ -26,8 +27,13 @@ _FIELDS = {"title": "title", "creator": "author", "date": "date", "language": "l
 _CONTAINER = "META-INF/container.xml"
 # pdfium marks a word that is parted at the end of a line by one of these.
 _PARTED = re.compile("[\ufffe\x02\xad]\r?\n?")
-_MAX_PDF_FACTOR = 20
-"""A PDF may be so many times as long as a record: most of it are pictures and fonts."""
+_MAX_FILE_FACTOR = 20
+"""A book's file may be so many times as long as a record: most of it are pictures and fonts."""
+
+
+def _read_bytes(path: Path, limits: ReadLimits) -> bytes:
+    with open_file(path, limits) as stream:
+        return read_bounded(stream, limits.max_record_bytes * _MAX_FILE_FACTOR)
 
 
 def read_epub(path: Path, limits: ReadLimits) -> Iterator[Record]:
@@ -37,10 +43,11 @@ def read_epub(path: Path, limits: ReadLimits) -> Iterator[Record]:
         FlawError: it is broken, locked, or unpacks to more than a record may hold.
     """
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as book:
+        raw = _read_bytes(path, limits)
+        with zipfile.ZipFile(io.BytesIO(raw)) as book:
             if len(book.namelist()) > _MAX_ENTRIES:
                 raise FlawError(Flaw("expands-too-far", f"it holds {len(book.namelist()):,} files"))
-            yield _Book(book, path.stat().st_size, limits).record()
+            yield _Book(book, len(raw), limits).record()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise FlawError(Flaw("broken-epub", f"the archive is broken: {error}")) from error
     except ElementTree.ParseError as error:
@@ -123,8 +130,7 @@ def read_pdf(path: Path, limits: ReadLimits) -> Iterator[Record]:
     """
     import pypdfium2
 
-    with open_file(path, limits) as stream:
-        raw = read_bounded(stream, limits.max_record_bytes * _MAX_PDF_FACTOR)
+    raw = _read_bytes(path, limits)
     try:
         with pypdfium2.PdfDocument(raw) as document:
             text = "\n\n".join(_page_texts(document, limits))

@@ -57,6 +57,8 @@ class _Unpacked(io.RawIOBase):
             # In steps, since the memory for what is asked is taken before anything is known to be there.
             chunk = self._stream.read(min(len(buffer), _BUFFER_BYTES))
         except (pyarrow.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk, not what the file holds
             message = f"after {human_bytes(self._num_bytes)} of unpacked bytes: {error}"
             raise FlawError(Flaw("broken-compression", message)) from error
         self._num_bytes += len(chunk)

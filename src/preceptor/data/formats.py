@@ -53,7 +53,10 @@ _HEADING = re.compile(r"^#[ \t]+([^\r\n]{1,1000})", re.MULTILINE)
 
 def format_of(name: str) -> str | None:
     """The format that a file's name says, whether compressed or not, or None."""
-    suffix = Path(stem_and_compression(name)[0]).suffix.lower()
+    stem, compression = stem_and_compression(name)
+    suffix = Path(stem).suffix.lower()
+    if suffix == ".parquet" and compression:
+        return None  # it is compressed inside, and cannot be read from front to back
     return SUFFIXES.get(suffix) or ("code" if suffix in LANGUAGES else None)
 
 

@@ -54,20 +54,25 @@ def missing_field(config: SourceConfig, names: Sequence[object]) -> str:
     return f"no text in the field {config.text_field!r}; the fields are {found}"
 
 
+class _RefusedError(ValueError):
+    """What other readers take for JSON, each in its own way."""
+
+
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object of JSON; one in which a name stands twice says two things, and no reader knows which is meant."""
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice[:100]!r} stands twice in one object")
+        raise _RefusedError(f"the name {twice[:100]!r} stands twice in one object")
     return found
 
 
 def _no_number(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
+    raise _RefusedError(f"{name} is not JSON")
 
 
+_LENIENT = json.JSONDecoder()
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
 
 
@@ -121,19 +126,21 @@ def read_json(piece: Piece, config: SourceConfig, limits: ReadLimits) -> Iterato
     with open_file(Path(piece.path), limits) as stream:
         try:
             for number, found in enumerate(_values(stream, limits), start=1):
-                yield record_from(found, config, limits, number, is_row=True)
+                if isinstance(found, _RefusedError):
+                    yield Flaw("broken-json", f"row {number}: broken JSON: {found}", row=number)
+                else:
+                    yield record_from(found, config, limits, number, is_row=True)
         except FlawError as error:
             yield Flaw(error.flaw.rule, f"after record {number}: {error.flaw.message}", row=number + 1)
 
 
 def _values(stream: IO[bytes], limits: ReadLimits) -> Iterator[object]:
-    """The members of a list, or the values that stand one after the other.
+    """The members of a list, or the values that stand one after the other; for one that is refused, the reason.
 
     Raises:
         FlawError: what follows is no JSON, or one value is too long.
     """
-    text, place, step = _Text(stream), 0, _BLOCK_BYTES
-    text.more(step)
+    text = _Text(stream)
     place = _after_space(text, 0)
     is_list = text.buffer[place : place + 1] == "["
     place += is_list
@@ -143,8 +150,9 @@ def _values(stream: IO[bytes], limits: ReadLimits) -> Iterator[object]:
         if is_list and text.buffer[place] == ",":
             place += 1
             continue
+        found: object
         try:
-            found, place = _DECODER.raw_decode(text.buffer, place)
+            found, place = _decode(text.buffer, place)
         except (ValueError, RecursionError) as error:
             # A value may merely go on behind the end of what was read. Reading twice as much each time keeps the
             # work linear.
@@ -155,13 +163,19 @@ def _values(stream: IO[bytes], limits: ReadLimits) -> Iterator[object]:
             if len(text.buffer) > limits.max_record_bytes:
                 message = f"broken JSON, or one value of more than {human_bytes(limits.max_record_bytes)}"
                 raise FlawError(Flaw("record-too-long", message)) from error
-            text.more(max(step, len(text.buffer)))
+            text.more(max(_BLOCK_BYTES, len(text.buffer)))
             continue
-        if place == len(text.buffer) and not text.has_ended and not is_list:
-            text.more(step)
         yield found
     if is_list:
         raise FlawError(Flaw("broken-json", "broken JSON: the list has no end"))
+
+
+def _decode(text: str, place: int) -> tuple[object, int]:
+    """The value that starts at a place, or why it is refused, and where it ends."""
+    try:
+        return _DECODER.raw_decode(text, place)
+    except _RefusedError as error:
+        return error, _LENIENT.raw_decode(text, place)[1]
 
 
 class _Text:
@@ -284,7 +298,9 @@ def read_parquet(piece: Piece, config: SourceConfig, limits: ReadLimits) -> Iter
                 for batch in table.iter_batches(num_rows, row_groups=[group], columns=wanted):
                     yield from _rows(batch, number, config, limits)
                     number += batch.num_rows
-    except (pyarrow.ArrowException, ValueError, IndexError) as error:
+    except (pyarrow.ArrowException, ValueError, IndexError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk or the rights to the file, not what it holds
         yield Flaw("broken-parquet", f"after row {number}: {error}", row=number + 1 if number else None)
 
 

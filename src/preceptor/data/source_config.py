@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path
 from typing import Literal
 
 from preceptor.data.document import UNKNOWN_LICENCE
@@ -76,13 +76,15 @@ class SourceConfig:
 
     @property
     def label(self) -> str:
-        """The name of the source: its own, or else that of what it reads."""
+        """The name of the source: its own, or else that of what it reads, the same on every machine."""
         if self.name:
             return self.name
         if self.kind == "hub":
             return "/".join(filter(None, (self.dataset, self.subset)))
         if self.kind == "files":
-            return PurePath(self.path).as_posix()
+            parts = Path(self.path).expanduser().absolute().parts
+            wild = next((place for place, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+            return "/".join(parts[max(0, wild - 1) :]) or "/"
         return self.kind
 
 

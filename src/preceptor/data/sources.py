@@ -29,6 +29,8 @@ __all__ = ["Piece", "Reader", "SourceConfig", "inputs", "nothing_found", "plan"]
 _MAX_METADATA_CHARACTERS = 1000
 _BLOCK_BYTES = 1 << 20
 _LEAVE_OUT = 'or set data.on_bad_input="reject" to leave such records out and count them'
+# Formats whose files often have the ending of the other.
+_ALIKE = {"json": ("jsonl",), "jsonl": ("json",), "markdown": ("text",), "rst": ("text",)}
 _URL_STARTS = ("http://", "https://", "ftp://")
 _Records = Iterator[Record | Flaw]
 _OF_RECORDS: dict[str, Callable[[Piece, SourceConfig, ReadLimits], _Records]] = {
@@ -62,7 +64,7 @@ def plan(configs: Sequence[SourceConfig], *, piece_bytes: int) -> list[Piece]:
         if config.kind == "files":
             pieces += _plan_files(place, config, piece_bytes)
         elif config.kind == "hub":
-            pieces += hub.plan(place, config)
+            pieces += hub.plan(place, config, piece_bytes)
         else:
             pieces.append(Piece(place, "", config.kind, config.kind))
     return pieces
@@ -72,9 +74,17 @@ def _plan_files(place: int, config: SourceConfig, piece_bytes: int) -> list[Piec
     pieces = []
     for found in _find(config):
         name = f"file:{found.name}"
-        kind = format_of(found.path.name) if config.format == "auto" else config.format
+        kind = format_of(found.path.name)
         problem = found.problem
-        if problem is None and kind is None:
+        if config.format != "auto":
+            if (
+                problem is None
+                and found.is_listed
+                and kind not in (None, config.format, *_ALIKE.get(config.format, ()))
+            ):
+                problem = ("other-format", f"its name says {kind}")
+            kind = config.format
+        elif problem is None and kind is None:
             problem = ("unknown-format", f"not one of {known_endings()}")
         if problem is not None or kind is None:
             pieces.append(Piece(place, str(found.path), name, kind or "", problem=problem))
@@ -126,16 +136,11 @@ def _cut_lines(piece: Piece, piece_bytes: int) -> list[Piece]:
     start, first, num_lines, position = 0, 1, 0, 0
     with Path(piece.path).open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
-            wanted = start + piece_bytes - position
-            end = block.find(b"\n", max(0, wanted - 1)) + 1 if wanted <= len(block) else 0
-            while end:
+            # The first end of a line at or behind the length that a piece should have.
+            while end := block.find(b"\n", max(0, start + piece_bytes - position - 1)) + 1:
                 num_lines += block.count(b"\n", max(0, start - position), end)
-                stop = position + end
-                pieces.append(_part(piece, start, stop, first))
-                start, first = stop, first + num_lines
-                num_lines = 0
-                wanted = start + piece_bytes - position
-                end = block.find(b"\n", max(0, wanted - 1)) + 1 if wanted <= len(block) else 0
+                pieces.append(_part(piece, start, position + end, first))
+                start, first, num_lines = position + end, first + num_lines, 0
             num_lines += block.count(b"\n", max(0, start - position))
             position += len(block)
     if position > start:
@@ -273,6 +278,9 @@ class Reader:
     def _bad(self, piece: Piece, flaw: Flaw) -> Rejected:
         if self.stop_on_bad_input and flaw.rule in REMEDIES:
             remedy = f"{REMEDIES[flaw.rule]}, {_LEAVE_OUT}"
-            raise DataError(flaw.message, file=piece.path or piece.name, line=flaw.line, byte=flaw.byte, remedy=remedy)
+            message = flaw.message
+            if flaw.row is not None and not message.startswith(("row ", "after ")):
+                message = f"record {flaw.row}: {message}"
+            raise DataError(message, file=piece.path or piece.name, line=flaw.line, byte=flaw.byte, remedy=remedy)
         number = flaw.line if flaw.line is not None else flaw.row
         return Rejected(piece.name if number is None else f"{piece.name}#{number}", flaw.rule, flaw.message)

@@ -18,6 +18,8 @@ class Found:
     path: Path
     name: str
     problem: tuple[str, str] | None = None
+    is_listed: bool = False
+    """Whether it was met in a folder, and not named by itself or by a pattern."""
 
 
 def find(named: str) -> Iterator[Found]:
@@ -38,7 +40,7 @@ def find(named: str) -> Iterator[Found]:
     for path, problem in _walk(root):
         name = path.relative_to(root).as_posix()
         if pattern is None or pattern.fullmatch(name):
-            yield Found(path, _sayable(f"{front}/{name}" if front else name), problem)
+            yield Found(path, _sayable(f"{front}/{name}" if front else name), problem, pattern is None)
 
 
 def _sayable(name: str) -> str:
