@@ -479,6 +479,18 @@ def test_what_is_cut_leaves_no_gap_and_nothing_else_changes():
     assert without_repeats("\nall of it\n", frozenset(only), SMALL) == ""
 
 
+@given(st.text(st.sampled_from("abİ \t\n\n\r\u2028日"), max_size=50), st.integers(1, 4), st.randoms())
+@settings(deadline=None, max_examples=200)
+def test_all_paragraphs_but_those_cut_stay_in_order(text, min_characters, rng):
+    config = OverlapConfig(min_paragraph_characters=min_characters, max_line_documents=0)
+    row = sketch(text, config)
+    found = list(zip(row["paragraphs"], row["paragraph_characters"], strict=True))
+    chosen = frozenset(hash for hash, _ in found if rng.random() < 0.5)
+    left = sketch(without_repeats(text, chosen, config), config)
+    stays = [(hash, size) for hash, size in found if hash not in chosen or size < min_characters]
+    assert list(zip(left["paragraphs"], left["paragraph_characters"], strict=True)) == stays
+
+
 def test_a_paragraph_that_one_document_says_twice_stays(tmp_path):
     twice, other = prose(random.Random(10), 20), prose(random.Random(11), 20)
     decisions = decide(tmp_path, [f"{twice}\n\n{other}\n\n{twice}", f"{twice}\n\nand something else\n\n{twice}"])
