@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from preceptor.core.errors import DataError
 from preceptor.data.document import KEEP, Document, Drop, Verdict
-from preceptor.data.fingerprints import Hashes, ngrams_of, word_hashes
+from preceptor.data.fingerprints import Hashes, ngrams, ngrams_of, word_hashes
+from preceptor.data.sketch import words_by_text
 from preceptor.data.words import WORD
 
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
@@ -73,11 +74,9 @@ class Contamination:
         self.names = list(texts_by_set)
         found: dict[int, list[tuple[Hashes, int]]] = {}
         for number, texts in enumerate(texts_by_set.values()):
-            for text in texts:
-                words = word_hashes(text)
-                size = min(self.config.ngram_words, len(words))
-                if size >= min(self.config.min_words, self.config.ngram_words):
-                    found.setdefault(size, []).append((np.unique(ngrams_of(words, size)), number))
+            for words, offsets in words_by_text(texts):
+                for size, grams in self._ngrams(words, offsets):
+                    found.setdefault(size, []).append((grams, number))
         self._grams: dict[int, tuple[Hashes, NDArray[np.uint32]]] = {}
         for size, members in sorted(found.items(), reverse=True):
             hashes = np.concatenate([grams for grams, _ in members])
@@ -100,6 +99,14 @@ class Contamination:
             DataError: a file is missing, of no known format, broken, or without text.
         """
         return cls({str(path): _texts(path) for path in _files(config)}, config)
+
+    def _ngrams(self, words: Hashes, offsets: NDArray[np.int64]) -> Iterator[tuple[int, Hashes]]:
+        """The n-grams of some texts, and the whole of those that are shorter, by the number of their words."""
+        longest = self.config.ngram_words
+        sizes = np.minimum(np.diff(offsets), longest)
+        for size in np.unique(sizes[sizes >= min(self.config.min_words, longest)]).tolist():
+            grams, gram_offsets = ngrams(words, offsets, size)
+            yield size, grams[np.repeat(sizes == size, np.diff(gram_offsets))]
 
     def __len__(self) -> int:
         return sum(len(hashes) for hashes, _ in self._grams.values())

@@ -1,6 +1,6 @@
 """What is remembered of a text to find what it shares with others: a digest, MinHash bands, paragraphs and lines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -151,13 +151,19 @@ def sketch_many(texts: Sequence[str], config: OverlapConfig) -> dict[str, pyarro
 
 def shingle_sets(texts: Sequence[str], num_words: int) -> Iterator[Hashes]:
     """For each text the distinct word n-grams, sorted."""
-    for lowered in _batches(texts):
-        batch = _Batch(lowered, with_units=False)
-        grams, offsets = ngrams(batch.words, batch.word_offsets, num_words)
+    for words, word_offsets in words_by_text(texts):
+        grams, offsets = ngrams(words, word_offsets, num_words)
         for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
             # Faster than numpy.unique, which looks for repeats by hashing before it sorts.
             ordered = np.sort(grams[start:stop])
             yield ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
+
+
+def words_by_text(texts: Iterable[str]) -> Iterator[tuple[Hashes, NDArray[np.int64]]]:
+    """For some texts at a time their words as numbers, and where those of each text begin."""
+    for lowered in _batches(texts):
+        batch = _Batch(lowered, with_units=False)
+        yield batch.words, batch.word_offsets
 
 
 def units_of(text: str) -> tuple[Units, Units]:
@@ -166,7 +172,7 @@ def units_of(text: str) -> tuple[Units, Units]:
     return batch.paragraphs, batch.lines
 
 
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """The texts in lower case, gathered so that a batch fits into the processor's cache."""
     gathered: list[str] = []
     num_characters = 0
