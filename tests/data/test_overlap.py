@@ -302,6 +302,17 @@ def test_near_duplicates_against_all_pairs(tmp_path, threshold):
             assert partners[row]
 
 
+def test_hundreds_of_documents_in_one_band_become_one_cluster_or_none(tmp_path):
+    words = [f"word{number}" for number in range(200)]
+    copies = [near(words, place % 200) + f" end{place}" for place in range(500)]
+    decisions = decide(tmp_path / "copies", copies, in_part=90)
+    assert decisions.counts() == {"near-duplicate": 499}
+    # About half of the n-grams in common, so that many share a band, but no two are near duplicates.
+    rng = random.Random(12)
+    forms = [" ".join(words) + " " + prose(rng, 90, 10**6) for _ in range(300)]
+    assert decide(tmp_path / "forms", forms, in_part=90).counts() == {}
+
+
 def test_decisions_do_not_depend_on_parts_or_memory(tmp_path):
     rng = random.Random(4)
     shared = [prose(rng, 20) for _ in range(30)]
