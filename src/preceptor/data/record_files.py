@@ -13,11 +13,9 @@ import pyarrow.parquet
 from preceptor.core.units import human_bytes
 from preceptor.data.compression import open_file
 from preceptor.data.document import is_encodable
-from preceptor.data.records import Flaw, FlawError, Record
+from preceptor.data.records import LICENCE_FIELDS, METADATA, Flaw, FlawError, Record
 from preceptor.data.source_config import Piece, ReadLimits, SourceConfig
 
-METADATA = ("id", "title", "date", "url", "author", "language")
-LICENCE_FIELDS = ("license", "licence")
 _BATCH_ROWS = 64
 _BATCH_BYTES = 4 << 20
 _BLOCK_BYTES = 1 << 20
@@ -41,7 +39,7 @@ def record_from(
         return Flaw("no-text-field", front + missing_field(config, list(found)), line, row)
     if len(text) > limits.max_record_bytes:
         return Flaw("record-too-long", f"{front}longer than {human_bytes(limits.max_record_bytes)}", line, row)
-    if not is_encodable(text):
+    if not (text.isascii() or is_encodable(text)):
         return Flaw("invalid-utf8", f"{front}half of a surrogate pair in the text", line, row)
     if config.id_field != "id" and config.id_field in found:
         found = found | {"id": found[config.id_field]}

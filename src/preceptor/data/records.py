@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
+METADATA = ("id", "title", "date", "url", "author", "language")
+"""The fields of a record that a document keeps."""
+LICENCE_FIELDS = ("license", "licence")
 TextKind = Literal["html", "text", "code", "markdown"]
 REMEDIES = {
     "broken-compression": "compress the file again, or remove it",

@@ -15,23 +15,21 @@ from preceptor.data import hub
 from preceptor.data.archives import read_warc
 from preceptor.data.books import read_epub, read_pdf
 from preceptor.data.compression import stem_and_compression
-from preceptor.data.document import UNKNOWN_LICENCE, Document, Rejected, is_encodable
+from preceptor.data.document import Document, Rejected
+from preceptor.data.document_maker import DocumentMaker
 from preceptor.data.formats import format_of, known_endings, read_code, read_markdown, read_page, read_plain
-from preceptor.data.record_files import LICENCE_FIELDS, METADATA, read_csv, read_json, read_jsonl, read_parquet
-from preceptor.data.records import REMEDIES, Flaw, FlawError, Record, iso_date
-from preceptor.data.rights import normalise_licence, spdx
+from preceptor.data.record_files import read_csv, read_json, read_jsonl, read_parquet
+from preceptor.data.records import REMEDIES, Flaw, FlawError, Record
 from preceptor.data.source_config import Piece, ReadLimits, SourceConfig
 from preceptor.data.walking import Found, find
 from preceptor.data.web_page import Extractor, extractor_named
 
 __all__ = ["Piece", "Reader", "SourceConfig", "inputs", "nothing_found", "plan"]
 
-_MAX_METADATA_CHARACTERS = 1000
 _BLOCK_BYTES = 1 << 20
 _LEAVE_OUT = 'or set data.on_bad_input="reject" to leave such records out and count them'
 # Formats whose files often have the ending of the other.
 _ALIKE = {"json": ("jsonl",), "jsonl": ("json",), "markdown": ("text",), "rst": ("text",)}
-_URL_STARTS = ("http://", "https://", "ftp://")
 _Records = Iterator[Record | Flaw]
 _OF_RECORDS: dict[str, Callable[[Piece, SourceConfig, ReadLimits], _Records]] = {
     "csv": read_csv,
@@ -233,9 +231,10 @@ class Reader:
         if piece.problem is not None:
             yield Rejected(piece.name, *piece.problem)
             return
+        maker = DocumentMaker(piece.name, config)
         try:
             for record in self._records(piece, config):
-                yield self._bad(piece, record) if isinstance(record, Flaw) else self._document(piece, config, record)
+                yield self._bad(piece, record) if isinstance(record, Flaw) else maker.make(record)
         except FlawError as error:
             yield self._bad(piece, error.flaw)
         except OSError as error:
@@ -248,32 +247,6 @@ class Reader:
         if piece.format in _OF_PAGES:
             return _OF_PAGES[piece.format](path, limits, extractor_named(config.extractor))
         return _OF_ONE[piece.format](path, limits)
-
-    def _document(self, piece: Piece, config: SourceConfig, record: Record) -> Document:
-        fields, metadata = record.fields, {}
-        for key in METADATA:
-            value = fields.get(key)
-            if key == "date" and value is not None and not isinstance(value, str | int):
-                value = str(value)  # a date of TOML or Parquet
-            if isinstance(value, str | int) and not isinstance(value, bool) and is_encodable(str(value)):
-                metadata[key] = str(value)[:_MAX_METADATA_CHARACTERS]
-        stated = next((value for key in LICENCE_FIELDS if isinstance(value := fields.get(key), str)), "")
-        licence, notes = normalise_licence(config.licence, "data.sources"), {}
-        if stated.strip():
-            licence = spdx(stated) or UNKNOWN_LICENCE
-            if licence == UNKNOWN_LICENCE and is_encodable(stated):
-                notes["stated_licence"] = stated[:_MAX_METADATA_CHARACTERS]
-        address = metadata.get("url", "")
-        return Document.new(
-            record.text,
-            piece.name if record.number is None else f"{piece.name}#{record.number}",
-            licence=licence,
-            consent=config.consent,
-            metadata=metadata | notes,
-            collection=config.label,
-            origin=address if address.startswith(_URL_STARTS) else config.origin,
-            date=iso_date(metadata.get("date", "")) or config.date,
-        )
 
     def _bad(self, piece: Piece, flaw: Flaw) -> Rejected:
         if self.stop_on_bad_input and flaw.rule in REMEDIES:
