@@ -13,7 +13,7 @@ Scale = Literal["linear", "log"]
 
 LINEAR_BINS = 50
 """Bins between 0 and 1 on the linear scale, which goes on with the same width outside."""
-_OCTAVE_BINS = 4
+_OCTAVE_BINS = 8
 _EXPONENT_OFFSET = 1100
 
 
@@ -26,7 +26,7 @@ def scale_of(measure: str) -> Scale:
 def bins_of(values: NDArray[np.float64], scale: Scale) -> NDArray[np.int64]:
     """The number of each value's bin; numbers grow with the values.
 
-    The bins of the logarithmic scale part every power of two into four of equal width, as HdrHistogram does, and
+    The bins of the logarithmic scale part every power of two into eight of equal width, as HdrHistogram does, and
     mirror that below zero: taking a float apart is exact, where a logarithm differs between machines.
     """
     if scale == "linear":
