@@ -36,7 +36,7 @@ class Statistics:
 
     def __init__(self) -> None:
         self.tables: dict[str, Table] = {name: defaultdict(Counter) for name in _TABLES}
-        self.histograms: dict[str, dict[str, Histogram]] = {name: {} for name in _HISTOGRAMS}
+        self._histograms: dict[str, dict[str, Histogram]] = {name: {} for name in _HISTOGRAMS}
         self.samples: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         self._pending: dict[tuple[str, str], list[float]] = {}
 
@@ -111,8 +111,6 @@ class Statistics:
 
     def merge(self, other: "Statistics") -> None:
         """Add what another part has counted."""
-        self._settle()
-        other._settle()
         for name, table in other.tables.items():
             for key, counts in table.items():
                 self.tables[name][key].update(counts)
@@ -123,6 +121,14 @@ class Statistics:
             for key, row in rows:
                 self._sample(rule, key, row)
 
+    @property
+    def histograms(self) -> dict[str, dict[str, Histogram]]:
+        """The measures of documents that were kept and dropped, and what each rule has measured, by name."""
+        for (side, name), values in self._pending.items():
+            self._histogram(side, name).add(values)
+        self._pending = {}
+        return self._histograms
+
     def drops_by_rule(self) -> dict[str, int]:
         """The number of documents that each rule dropped, the most frequent rule first."""
         totals = {rule: counts.total() for rule, counts in self.tables["drops"].items()}
@@ -130,7 +136,6 @@ class Statistics:
 
     def to_json(self) -> dict[str, Any]:
         """A form that JSON can hold, the same for the same documents in any order."""
-        self._settle()
         return {
             "tables": {
                 name: {key: dict(sorted(counts.items())) for key, counts in sorted(table.items())}
@@ -151,7 +156,7 @@ class Statistics:
             for key, counts in counted.items():
                 statistics.tables[name][key] = Counter(counts)
         for name, histograms in table["histograms"].items():
-            statistics.histograms[name] = {key: Histogram.from_json(value) for key, value in histograms.items()}
+            statistics._histograms[name] = {key: Histogram.from_json(value) for key, value in histograms.items()}
         statistics.samples = {rule: [(key, row) for key, row in rows] for rule, rows in table["samples"].items()}
         return statistics
 
@@ -181,13 +186,8 @@ class Statistics:
                 self._histogram(side, name).add(values)
                 values.clear()
 
-    def _settle(self) -> None:
-        for (side, name), values in self._pending.items():
-            self._histogram(side, name).add(values)
-        self._pending = {}
-
     def _histogram(self, side: str, name: str) -> Histogram:
-        histograms = self.histograms[side]
+        histograms = self._histograms[side]
         if name not in histograms:
             # What a rule has measured may be anything, a share or a count.
             histograms[name] = Histogram("log" if side == "measured" else scale_of(name))
