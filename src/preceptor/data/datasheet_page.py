@@ -15,7 +15,7 @@ from preceptor.data.histograms import LINEAR_BINS, Scale, bins_of
 
 _MAX_BARS = 64
 _WIDTH, _HEIGHT = 320.0, 90.0
-_TO_SYMBOLS: dict[int, int | str] = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
+_TO_SYMBOLS = {code: chr(0x2400 + code) for code in range(32) if code not in (9, 10)} | {127: chr(0x2421)}
 # These turn the direction of what follows, which would make a page show what is not there.
 _TO_SYMBOLS |= {code: f"[U+{code:04X}]" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
