@@ -434,8 +434,10 @@ def plainly(texts, max_fraction):
     owned, gone, cuts = set(), set(), {}
     for row in sorted(range(len(texts)), key=lambda row: (-lengths[row], row)):
         paragraphs = texts[row].split("\n\n")
-        cuts[row] = {paragraph for paragraph in paragraphs if paragraph in owned and len(paragraph) > 10}
-        repeated = sum(len(paragraph.replace(" ", "")) for paragraph in paragraphs if paragraph in owned)
+        cuts[row] = {paragraph for paragraph in paragraphs if paragraph in owned and len(paragraph) >= 20}
+        repeated = sum(
+            len(paragraph.replace(" ", "")) for paragraph in paragraphs if paragraph in owned and len(paragraph) > 9
+        )
         if repeated / max(1, lengths[row]) > max_fraction:
             gone.add(row)
         else:
@@ -450,9 +452,9 @@ def plainly(texts, max_fraction):
 @settings(deadline=None, max_examples=80)
 def test_repeated_paragraphs_against_one_document_after_the_other(tmp_path_factory, choices, fraction):
     paragraphs = [f"this is paragraph number {'x' * number} of the pool" for number in range(10)]
-    paragraphs += ["short", "shorter", "tiny"]
+    paragraphs += ["long-enough-to-count", "onlycounted", "uncounted"]
     texts = ["\n\n".join(paragraphs[number] for number in chosen) for chosen in choices]
-    config = OverlapConfig(near_jaccard=0, min_paragraph_characters=10, max_repeated_fraction=fraction)
+    config = OverlapConfig(near_jaccard=0, min_paragraph_characters=20, max_repeated_fraction=fraction)
     decisions = decide(tmp_path_factory.mktemp("plainly"), texts, config, in_part=3, in_batch=2)
     survivors = [row for row in range(len(texts)) if decisions.rule(row) != "exact-duplicate"]
     gone, cuts = plainly([texts[row] for row in survivors], fraction)

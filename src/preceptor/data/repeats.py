@@ -181,14 +181,11 @@ def without_repeats(text: str, hashes: frozenset[int], config: OverlapConfig) ->
     """The text without those of its paragraphs and lines, and without the empty lines that they leave behind."""
     lines = text.split("\n")
     leaves = np.zeros(len(lines), np.bool_)
-    for units, min_characters in zip(
-        units_of(text), (config.min_paragraph_characters, config.min_line_characters), strict=True
-    ):
-        is_long = (units.characters >= min_characters) & (units.num_lines > 0)
-        for place in np.flatnonzero(is_long).tolist():
-            if int(units.hashes[place]) in hashes:
-                first = int(units.first_lines[place])
-                leaves[first : first + int(units.num_lines[place])] = True
+    for units in units_of(text, config):
+        columns = (units.hashes, units.first_lines, units.num_lines)
+        for hash, first, num_lines in zip(*(column.tolist() for column in columns), strict=True):
+            if hash in hashes:
+                leaves[first : first + num_lines] = True
     if not leaves.any():
         return text
     kept: list[str] = []

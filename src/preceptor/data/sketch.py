@@ -27,8 +27,11 @@ from preceptor.data.fingerprints import (
 NUM_HASHES = 128
 _SEED = 42
 _MIN_RECALL = 0.999
+_COUNTED = 10  # Characters from which on a paragraph counts when it is judged how much of a document stands elsewhere.
 _PARAGRAPH_SALT, _LINE_SALT = np.uint64(0x8CB92BA72F3D8DD7), np.uint64(0xA24BAED4963EE407)
 
+# Hashes, characters, places, first lines and numbers of lines of units.
+_Columns = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 # Texts, hashes and characters of units.
 _Found = tuple[NDArray[np.int64], Hashes, NDArray[Any]]
 
@@ -59,7 +62,7 @@ class OverlapConfig:
     min_paragraph_characters: int = 80
     """Shorter paragraphs are not cut out; white space does not count."""
     max_repeated_fraction: float = 0.8
-    """A document of which more than this stands in longer ones, in paragraphs of any length, leaves as a whole."""
+    """A document of which more than this stands in longer ones, in paragraphs long or short, leaves as a whole."""
     max_line_documents: int = 1000
     """A line that stands in more documents than this leaves all of them; 0: all stay."""
     min_line_characters: int = 30
@@ -93,7 +96,6 @@ class Units:
     first_lines: NDArray[np.int64]
     """In its text."""
     num_lines: NDArray[np.int64]
-    """None where it is a piece of a line that is too long to be looked at as a whole."""
 
 
 def exact_key(text: str) -> int:
@@ -122,14 +124,15 @@ def sketch_many(texts: Sequence[str], config: OverlapConfig) -> dict[str, pyarro
     """The columns of ``SKETCH_FIELDS``, with a row for each text."""
     words, word_offsets, paragraphs, lines, characters = [], [np.zeros(1, np.int64)], [], [], []
     first = num_words = 0
+    least = min(_COUNTED, config.min_paragraph_characters), config.min_line_characters
     for lowered in _batches(texts):
-        batch = _Batch(lowered)
+        batch = _Batch(lowered, least)
         words.append(batch.words)
         word_offsets.append(batch.word_offsets[1:] + num_words)
         num_words += len(batch.words)
         characters.append(batch.characters)
-        paragraphs.append(_long_units(batch.paragraphs, first, 1))
-        lines.append(_long_units(batch.lines, first, config.min_line_characters))
+        for units, found in ((batch.paragraphs, paragraphs), (batch.lines, lines)):
+            found.append((units.texts + first, units.hashes, units.characters))
         first += len(lowered)
     signatures, bands = _minhash(joined(words), np.concatenate(word_offsets), config)
     num_texts = len(texts)
@@ -162,13 +165,13 @@ def shingle_sets(texts: Sequence[str], num_words: int) -> Iterator[Hashes]:
 def words_by_text(texts: Iterable[str]) -> Iterator[tuple[Hashes, NDArray[np.int64]]]:
     """For some texts at a time their words as numbers, and where those of each text begin."""
     for lowered in _batches(texts):
-        batch = _Batch(lowered, with_units=False)
+        batch = _Batch(lowered, None)
         yield batch.words, batch.word_offsets
 
 
-def units_of(text: str) -> tuple[Units, Units]:
-    """The paragraphs and the lines of a text."""
-    batch = _Batch([text.lower()])
+def units_of(text: str, config: OverlapConfig) -> tuple[Units, Units]:
+    """The paragraphs and the lines of a text that are long enough to be cut out."""
+    batch = _Batch([text.lower()], (config.min_paragraph_characters, config.min_line_characters))
     return batch.paragraphs, batch.lines
 
 
@@ -190,30 +193,36 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 class _Batch:
     """The words, paragraphs and lines of some texts in lower case."""
 
-    def __init__(self, lowered: Sequence[str], *, with_units: bool = True) -> None:
+    def __init__(self, lowered: Sequence[str], min_characters: tuple[int, int] | None) -> None:
         lengths = np.array([len(text) + 2 for text in lowered], np.int64)
         bounds = np.concatenate([[0], np.cumsum(lengths)])
         words, starts, units = [], [], []
         position = num_newlines = 0
         is_whole = True
+        self.characters = np.zeros(len(lowered), np.int64)
         for codes in slices("\n\n".join(lowered) + "\n\n"):
             hashes, places = words_of(codes)
             words.append(hashes)
             starts.append(places + position)
-            if with_units:
+            if min_characters is not None:
+                visible = is_visible(codes)
+                before = np.concatenate([[0], np.cumsum(visible)])
+                self.characters += np.diff(before[np.clip(bounds - position, 0, len(codes))])
                 was_whole, is_whole = is_whole, bool(codes[-1] == NEWLINE)
-                units.append(_units(codes, position, num_newlines, was_whole, is_whole))
+                found = _units(codes[visible], before, np.flatnonzero(codes == NEWLINE), was_whole, is_whole)
+                units.append([_long(each, least) for each, least in zip(found, min_characters, strict=True)])
+                for _, _, places, lines, _ in units[-1]:
+                    places += position
+                    lines += num_newlines
                 num_newlines += int(np.count_nonzero(codes == NEWLINE))
             position += len(codes)
         self.words = joined(words)
         self.word_offsets = np.searchsorted(np.concatenate(starts), bounds)
-        if with_units:
+        if min_characters is not None:
             newlines = [text.count("\n") + 2 for text in lowered]
             first_lines = np.concatenate([[0], np.cumsum(newlines)])
-            self.lines = _placed([lines for lines, _ in units], bounds, first_lines)
-            self.paragraphs = _placed([paragraphs for _, paragraphs in units], bounds, first_lines)
-            counts = np.bincount(self.lines.texts, self.lines.characters, len(lowered))
-            self.characters = counts.astype(np.uint32)
+            self.paragraphs = _placed([paragraphs for paragraphs, _ in units], bounds, first_lines)
+            self.lines = _placed([lines for _, lines in units], bounds, first_lines)
 
 
 def _minhash(
@@ -244,16 +253,20 @@ def _minhash(
 
 
 def _units(
-    codes: NDArray[np.uint32], position: int, num_newlines: int, starts_whole: bool, stops_whole: bool
-) -> tuple[tuple[NDArray[Any], ...], tuple[NDArray[Any], ...]]:
-    """The lines and the paragraphs of a slice as hashes, characters, places, first lines and numbers of lines."""
-    visible = is_visible(codes)
-    before = np.concatenate([[0], np.cumsum(visible)])
-    newlines = np.flatnonzero(codes == NEWLINE)
+    shown: NDArray[np.uint32],
+    before: NDArray[np.int64],
+    newlines: NDArray[np.int64],
+    starts_whole: bool,
+    stops_whole: bool,
+) -> tuple[_Columns, _Columns]:
+    """The paragraphs and the lines of a slice as hashes, characters, places, first lines and numbers of lines.
+
+    Given are its characters that are no white space, how many of them come before each place, and its newlines. No
+    line has the number 0 where a line is cut in two by the slice.
+    """
     starts = np.concatenate([[0], newlines + 1])
-    stops = np.concatenate([newlines, [len(codes)]])
+    stops = np.concatenate([newlines, [len(before) - 1]])
     low, high = before[starts], before[stops]
-    shown = codes[visible]
     said = np.flatnonzero(high > low)
     is_whole = np.ones(len(starts), np.int64)
     is_whole[0] &= starts_whole
@@ -261,8 +274,8 @@ def _units(
     lines = (
         mixed(runs(shown, low[said], high[said]) ^ _LINE_SALT),
         (high - low)[said],
-        starts[said] + position,
-        said + num_newlines,
+        starts[said],
+        said,
         is_whole[said],
     )
     breaks = np.flatnonzero(np.diff(said) > 1)
@@ -271,24 +284,25 @@ def _units(
     paragraphs = (
         mixed(runs(shown, low[firsts], high[lasts]) ^ _PARAGRAPH_SALT),
         high[lasts] - low[firsts],
-        starts[firsts] + position,
-        firsts + num_newlines,
+        starts[firsts],
+        firsts,
         (lasts - firsts + 1) * is_whole[firsts] * is_whole[lasts],
     )
-    return lines, paragraphs
+    return paragraphs, lines
 
 
-def _placed(slices: list[tuple[NDArray[Any], ...]], bounds: NDArray[np.int64], first_lines: NDArray[np.int64]) -> Units:
+def _long(units: _Columns, min_characters: int) -> _Columns:
+    """The units that are long enough and whole."""
+    is_long = (units[1] >= min_characters) & (units[4] > 0)
+    hashes, characters, places, lines, num_lines = (column[is_long] for column in units)
+    return hashes, characters, places, lines, num_lines
+
+
+def _placed(slices: list[_Columns], bounds: NDArray[np.int64], first_lines: NDArray[np.int64]) -> Units:
     """The units of several slices, each with its text."""
     hashes, characters, places, lines, num_lines = (np.concatenate(columns) for columns in zip(*slices, strict=True))
     texts = np.searchsorted(bounds, places, "right") - 1
     return Units(hashes, characters, texts, lines - first_lines[texts], num_lines)
-
-
-def _long_units(units: Units, first_text: int, min_characters: int) -> _Found:
-    """Texts, hashes and characters of the units that are long enough."""
-    is_long = (units.characters >= min_characters) & (units.num_lines > 0)
-    return units.texts[is_long] + first_text, units.hashes[is_long], units.characters[is_long]
 
 
 def _distinct(batches: list[_Found]) -> list[_Found]:
