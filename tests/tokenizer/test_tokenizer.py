@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from preceptor.core.artifact import write_folder
 from preceptor.core.errors import ArtifactError, ConfigError, MismatchError
+from preceptor.data.document import Document
 from preceptor.tokenizer import tokenizer as module
 from preceptor.tokenizer.bpe import TokenizerConfig, train
 from preceptor.tokenizer.chat import encode_example, encode_prompt
@@ -23,6 +24,11 @@ TEXTS = [
     "Ärger, naïve, 日本語 and 🙂 — and £10.\r\n\tTabs",
     *(f"number {n} of many, {n * n} squared" for n in range(60)),
 ]
+
+
+def documents(texts):
+    """A document for each text, from two sources in turn."""
+    return [Document.new(text, f"file:{n}", collection="ab"[n % 2]) for n, text in enumerate(texts)]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,8 @@ def test_the_fast_encoder_is_in_use_and_a_wrong_one_is_not(tokenizer, folder, mo
     tokenizer.encode_many(TEXTS)
     assert tokenizer._fast
     other = Tokenizer.load(folder)
-    monkeypatch.setattr(module, "_encode_fast", lambda fast, texts: [np.zeros(1, np.uint32) for _ in texts])
+    wrong = (np.zeros(1000, np.uint32), np.ones(1000, np.int64))
+    monkeypatch.setattr(module, "_encode_fast", lambda fast, texts: (wrong[0][: len(texts)], wrong[1][: len(texts)]))
     assert [ids.tolist() for ids in other.encode_many(TEXTS)] == [tokenizer.encode(text) for text in TEXTS]
     assert "slower exact one" in capsys.readouterr().err
 
@@ -107,12 +114,14 @@ def test_only_the_answer_and_its_end_are_supervised(tokenizer):
 
 def test_a_stream_gives_back_every_document_and_refuses_another_tokenizer(tokenizer, tmp_path):
     splits = {"train": TEXTS, "validation": ["", "only one"]}
-    names = {split: [f"{split}{i}" for i in range(len(texts))] for split, texts in splits.items()}
     with write_folder(tmp_path / "tokens", "tokens", "key", {}) as draft:
-        encode(splits, names, tokenizer, draft)
+        encode({split: documents(texts) for split, texts in splits.items()}, tokenizer, draft)
     for split, texts in splits.items():
         stream = TokenStream.open(tmp_path / "tokens", split, tokenizer)
-        assert stream.num_documents == len(texts) and stream.document_ids == names[split]
+        assert stream.num_documents == len(texts) and [name.decode() for name in stream.document_ids] == [
+            document.id for document in documents(texts)
+        ]
+        assert [stream.collections[source] for source in stream.sources] == [d.collection for d in documents(texts)]
         assert stream.num_bytes == sum(len(text.encode()) for text in texts)
         for index, text in enumerate(texts):
             document = stream.document(index).tolist()
@@ -157,7 +166,7 @@ def test_streamed_text_is_whole_also_where_every_token_ends_inside_a_character(t
 
 def test_an_empty_index_of_a_stream_is_said(tokenizer, tmp_path):
     with write_folder(tmp_path / "tokens", "tokens", "key", {}) as draft:
-        encode({"train": TEXTS}, {"train": ["x"] * len(TEXTS)}, tokenizer, draft)
+        encode({"train": documents(TEXTS)}, tokenizer, draft)
     (tmp_path / "tokens" / "train.offsets.npy").write_bytes(b"")
     with pytest.raises(ArtifactError, match="does not hold a token stream"):
         TokenStream.open(tmp_path / "tokens", "train", tokenizer)

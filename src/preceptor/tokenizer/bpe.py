@@ -1,6 +1,6 @@
 """Byte-level byte-pair encoding: trained on a corpus, saved as a tokenizer.json."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,7 +33,7 @@ class TokenizerConfig:
             )
 
 
-def train(texts: Sequence[str], config: TokenizerConfig, folder: Path) -> Tokenizer:
+def train(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> Tokenizer:
     """A tokenizer trained on the texts, whose files are then in the folder.
 
     Text is first cut into words by GPT-2's pattern; merges never cross a word.

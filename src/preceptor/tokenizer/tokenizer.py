@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from preceptor.core.errors import ArtifactError, output_errors
 from preceptor.core.progress import say
+from preceptor.data.document import is_encodable
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -86,16 +87,25 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; the words of a special token are encoded like any others."""
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        return list(self._plain.encode(_encodable(text), add_special_tokens=False).ids)
 
     def encode_many(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """The ids of many texts, by the fast encoder where it proves itself equal on these texts."""
         if not texts:
             return []
+        flat, lengths = self.encode_flat(texts)
+        return np.split(flat, np.cumsum(lengths)[:-1])
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of many texts one after another, and how many each text has."""
+        if not texts:
+            return np.empty(0, np.uint32), np.empty(0, np.int64)
+        texts = [_encodable(text) for text in texts]
         fast = self._fast_encoder(texts)
-        if fast is None:
-            return [np.array(e.ids, np.uint32) for e in self._plain.encode_batch_fast(list(texts))]
-        return _encode_fast(fast, texts)
+        if fast is not None:
+            return _encode_fast(fast, texts)
+        rows = [encoding.ids for encoding in self._plain.encode_batch_fast(texts)]
+        return np.array([token for row in rows for token in row], np.uint32), np.array([*map(len, rows)], np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens are left out, and bytes that are no UTF-8 become replacement characters."""
@@ -128,20 +138,25 @@ class Tokenizer:
         stride = max(1, len(texts) // 64)
         sample = [*_PARITY_SAMPLE, *texts[::stride][:64]]
         fast = gigatoken.Tokenizer.from_json(self._plain_definition)
-        for text, ids in zip(sample, _encode_fast(fast, sample), strict=True):
+        flat, lengths = _encode_fast(fast, sample)
+        for text, ids in zip(sample, np.split(flat, np.cumsum(lengths)[:-1]), strict=True):
             if self.encode(text) != ids.tolist():
                 say(f"warning: the fast encoder differs on {text[:40]!r}; the slower exact one is used")
                 return None
         return fast
 
 
-def _encode_fast(fast: Any, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+def _encodable(text: str) -> str:
+    """The text with a replacement character for each half of a surrogate pair, which UTF-8 cannot write."""
+    return text if is_encodable(text) else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _encode_fast(fast: Any, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     import awkward
 
     ragged = fast.encode_batch(list(texts))
     flat = awkward.to_numpy(awkward.flatten(ragged)).astype(np.uint32, copy=False)
-    ends = np.cumsum(awkward.to_numpy(awkward.num(ragged)))
-    return np.split(flat, ends[:-1])
+    return flat, awkward.to_numpy(awkward.num(ragged)).astype(np.int64, copy=False)
 
 
 class DecodeStream:
