@@ -435,9 +435,8 @@ def plainly(texts, max_fraction):
     for row in sorted(range(len(texts)), key=lambda row: (-lengths[row], row)):
         paragraphs = texts[row].split("\n\n")
         cuts[row] = {paragraph for paragraph in paragraphs if paragraph in owned and len(paragraph) >= 20}
-        repeated = sum(
-            len(paragraph.replace(" ", "")) for paragraph in paragraphs if paragraph in owned and len(paragraph) > 9
-        )
+        counted = [paragraph for paragraph in paragraphs if paragraph in owned and len(paragraph) > 9]
+        repeated = sum(len(paragraph.replace(" ", "")) for paragraph in counted)
         if repeated / max(1, lengths[row]) > max_fraction:
             gone.add(row)
         else:

@@ -122,7 +122,9 @@ def sketch(text: str, config: OverlapConfig) -> dict[str, Any]:
 
 def sketch_many(texts: Sequence[str], config: OverlapConfig) -> dict[str, pyarrow.Array]:
     """The columns of ``SKETCH_FIELDS``, with a row for each text."""
-    words, word_offsets, paragraphs, lines, characters = [], [np.zeros(1, np.int64)], [], [], []
+    words, word_offsets, characters = [], [np.zeros(1, np.int64)], []
+    paragraphs: list[_Found] = []
+    lines: list[_Found] = []
     first = num_words = 0
     least = min(_COUNTED, config.min_paragraph_characters), config.min_line_characters
     for lowered in _batches(texts):
@@ -271,13 +273,8 @@ def _units(
     is_whole = np.ones(len(starts), np.int64)
     is_whole[0] &= starts_whole
     is_whole[-1] &= stops_whole
-    lines = (
-        mixed(runs(shown, low[said], high[said]) ^ _LINE_SALT),
-        (high - low)[said],
-        starts[said],
-        said,
-        is_whole[said],
-    )
+    hashes = mixed(runs(shown, low[said], high[said]) ^ _LINE_SALT)
+    lines = hashes, (high - low)[said], starts[said], said, is_whole[said]
     breaks = np.flatnonzero(np.diff(said) > 1)
     firsts = said[np.concatenate([[0], breaks + 1])] if len(said) else said
     lasts = said[np.concatenate([breaks, [len(said) - 1]])] if len(said) else said
