@@ -163,7 +163,11 @@ def _inflated(body: bytes, limits: ReadLimits) -> bytes:
     """An unpacked body, no further than one byte over the limit; one that is not packed after all as it is."""
     if body[:2] != b"\x1f\x8b" and (not body or body[0] & 0x0F != 8):
         return body
+    unpacking = zlib.decompressobj(47)
     try:
-        return zlib.decompressobj(47).decompress(body, limits.max_record_bytes + 1)
+        unpacked = unpacking.decompress(body, limits.max_record_bytes + 1)
     except zlib.error as error:
         raise FlawError(Flaw("broken-compression", str(error))) from error
+    if not unpacking.eof and len(unpacked) <= limits.max_record_bytes:
+        raise FlawError(Flaw("broken-compression", f"cut short after {human_bytes(len(unpacked))}"))
+    return unpacked

@@ -9,9 +9,8 @@ from preceptor.data.document import UNKNOWN_LICENCE
 from preceptor.data.rights import spdx
 
 Format = Literal[
-    *("auto", "html", "text", "markdown", "rst", "jsonl", "json", "csv", "tsv", "parquet", "warc", "pdf", "epub"),
-    "code",
-]
+    "auto", "html", "text", "markdown", "rst", "jsonl", "json", "csv", "tsv", "parquet", "warc", "pdf", "epub", "code"
+]  # fmt: skip
 _IS_DATE = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ][0-9:.+\-Z]{4,30})?)?)?")
 
 
