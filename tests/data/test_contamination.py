@@ -58,6 +58,7 @@ def test_a_share_may_be_allowed_and_a_report_removes_nothing():
     ):
         known = Contamination({"planets": [QUESTION]}, config)
         assert (known.judge(document(text)) == KEEP) == stays
+        assert known.note(document(text)) == ("planets" if config.action == "report" else None)
         assert known.find(text).share == pytest.approx(0.018)
 
 

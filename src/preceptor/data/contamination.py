@@ -138,13 +138,20 @@ class Contamination:
 
     def judge(self, document: Document) -> Verdict:
         """Drops a document that has too much in common with the evaluation sets."""
-        if self.config.action == "report":
-            return KEEP
-        overlap = self.find(document.text)
-        if overlap is None or overlap.share <= self.config.max_share:
+        overlap = self._too_much(document) if self.config.action == "remove" else None
+        if overlap is None:
             return KEEP
         detail = f"{overlap.evaluation_set}: {overlap.ngram}"
         return Drop("contaminated", overlap.share, self.config.max_share, detail)
+
+    def note(self, document: Document) -> str | None:
+        """The evaluation set of which a document has too much that stays all the same, since it is only reported."""
+        overlap = self._too_much(document) if self.config.action == "report" else None
+        return overlap.evaluation_set if overlap is not None else None
+
+    def _too_much(self, document: Document) -> Overlap | None:
+        overlap = self.find(document.text)
+        return overlap if overlap is not None and overlap.share > self.config.max_share else None
 
 
 def inputs(config: ContaminationConfig) -> list[str]:

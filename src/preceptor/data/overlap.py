@@ -5,6 +5,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -120,14 +121,11 @@ class _Comparison:
         self._drop_exact_duplicates()
         if self.config.near_jaccard:
             self._drop_near_duplicates()
-        lines = self._sorter("no_lines")
-        if self.config.max_line_documents:
-            lines = frequent_lines(self.parts, self.writer.is_left, self.config, self.work, self.memory)
+        lines = frequent_lines(self.parts, self.writer.is_left, self.config, self.work, self.memory)
         cuts = self._sorter("cuts")
         if self.config.repeated_paragraphs:
             self._cut_paragraphs(cuts)
-        for records in lines.chunks():
-            records = records[self.writer.rules[records[:, 0]] == STAYS]
+        for records in map(partial(self._left, column=0), lines.chunks()):
             cuts.add(records[:, 0], records[:, 1])
         limits = {
             DUPLICATE_ID: 0.0,

@@ -134,7 +134,12 @@ def _several(chunks: Iterator[Records]) -> Iterator[Records]:
 
 def frequent_lines(parts: PartRows, is_left: IsLeft, config: OverlapConfig, folder: Path, memory: int) -> Sorter:
     """Records of document and line, sorted by both, for the lines that stand in too many of the documents left."""
-    sorter = Sorter(folder / "lines.bin", memory_bytes=memory)
+    sorter, cuts = (
+        Sorter(folder / "lines.bin", memory_bytes=memory),
+        Sorter(folder / "line_cuts.bin", memory_bytes=memory),
+    )
+    if not config.max_line_documents:
+        return cuts
     for first, batch in parts.batches(["lines"]):
         left = is_left(first, first + batch.num_rows)
         lists = batch.column("lines").filter(left)
@@ -144,7 +149,6 @@ def frequent_lines(parts: PartRows, is_left: IsLeft, config: OverlapConfig, fold
     with path.open("wb") as file:
         for keys in _frequent(sorter, config.max_line_documents):
             keys.tofile(file)
-    cuts = Sorter(folder / "line_cuts.bin", memory_bytes=memory)
     frequent = np.memmap(path, np.uint64, "r") if path.stat().st_size else np.empty(0, np.uint64)
     if len(frequent):
         for chunk in sorter.chunks():
