@@ -134,12 +134,10 @@ def _several(chunks: Iterator[Records]) -> Iterator[Records]:
 
 def frequent_lines(parts: PartRows, is_left: IsLeft, config: OverlapConfig, folder: Path, memory: int) -> Sorter:
     """Records of document and line, sorted by both, for the lines that stand in too many of the documents left."""
-    sorter, cuts = (
-        Sorter(folder / "lines.bin", memory_bytes=memory),
-        Sorter(folder / "line_cuts.bin", memory_bytes=memory),
-    )
+    cuts = Sorter(folder / "line_cuts.bin", memory_bytes=memory)
     if not config.max_line_documents:
         return cuts
+    sorter = Sorter(folder / "lines.bin", memory_bytes=memory)
     for first, batch in parts.batches(["lines"]):
         left = is_left(first, first + batch.num_rows)
         lists = batch.column("lines").filter(left)
