@@ -17,25 +17,27 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+
 _SAMPLE_SECONDS = 0.2
 _VOCABULARY = 40_000
 
 
 def generate(path: Path, num_bytes: int, seed: int = 0) -> int:
-    """The number of records written: texts of random words, one in twenty a copy of an earlier one."""
+    """The number of records written: paragraphs of phrases drawn at random, one record in twenty a copy of the last."""
     draw = random.Random(seed)
+    numbers = np.random.default_rng(seed)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(draw.choices(letters, k=draw.randint(2, 9))) for _ in range(_VOCABULARY)]
-    chunks = [" ".join(draw.choices(words, k=40)).capitalize() + "." for _ in range(50_000)]
-    earlier: list[str] = []
+    phrases = [" ".join(draw.choices(words, k=5)) for _ in range(1 << 16)]
     written = number = 0
+    text = ""
     with path.open("w", encoding="utf-8") as file:
         while written < num_bytes:
-            if number % 20 == 19:
-                text = draw.choice(earlier)
-            else:
-                text = f"Record {number} of the file. " + "\n\n".join(draw.sample(chunks, draw.randint(4, 16)))
-                earlier = [*earlier[-50:], text]
+            if number % 20 != 19:
+                drawn = numbers.integers(0, len(phrases), (int(numbers.integers(4, 17)), 8)).tolist()
+                paragraphs = [" ".join([phrases[place] for place in row]).capitalize() + "." for row in drawn]
+                text = "\n\n".join(paragraphs)
             line = json.dumps({"text": text, "id": str(number)}) + "\n"
             written += file.write(line)
             number += 1
