@@ -219,5 +219,5 @@ def write_html(sheet: Mapping[str, Any], path: Path) -> None:
     from preceptor.data.datasheet_page import render
 
     with output_errors(path):
-        # A name of a file may hold what UTF-8 cannot.
+        # A licence or a name of a file may hold what UTF-8 cannot.
         path.write_bytes(render(sheet).encode("utf-8", "backslashreplace"))

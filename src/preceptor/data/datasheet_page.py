@@ -12,12 +12,10 @@ import numpy as np
 
 from preceptor.core.units import human_bytes, human_count
 from preceptor.data.histograms import LINEAR_BINS, Scale, bins_of
+from preceptor.data.visible import visible
 
 _MAX_BARS = 64
 _WIDTH, _HEIGHT = 320.0, 90.0
-_TO_SYMBOLS = {code: chr(0x2400 + code) for code in range(32) if code not in (9, 10)} | {127: chr(0x2421)}
-# These turn the direction of what follows, which would make a page show what is not there.
-_TO_SYMBOLS |= {code: f"[U+{code:04X}]" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def render(sheet: Mapping[str, Any]) -> str:
@@ -27,7 +25,7 @@ def render(sheet: Mapping[str, Any]) -> str:
         "count": human_count,
         "bytes": human_bytes,
         "number": _number,
-        "plain": _plain,
+        "plain": visible,
         "percent": _percent,
         "words": _words,
     }
@@ -43,11 +41,6 @@ def render(sheet: Mapping[str, Any]) -> str:
 @cache
 def _template() -> str:
     return resources.files("preceptor.data").joinpath("datasheet.html.jinja").read_text(encoding="utf-8")
-
-
-def _plain(text: object) -> str:
-    """The text with control characters and changes of direction made visible."""
-    return str(text).translate(_TO_SYMBOLS)
 
 
 def _words(name: str) -> str:
