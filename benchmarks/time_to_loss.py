@@ -26,8 +26,9 @@ from preceptor.recipes.run import Run, load_run
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
+from preceptor.train.blend import make_batches
 from preceptor.train.optim import Optimizer
-from preceptor.train.pretrain import make_batches, resolve_model, validation_rows
+from preceptor.train.pretrain import resolve_model, validation_rows
 from preceptor.train.schedule import learning_rate_factor
 
 REFERENCE_STEPS = 160

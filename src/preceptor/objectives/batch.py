@@ -106,7 +106,8 @@ class Batches:
             if sample[1] < num_samples:
                 steps.append(sample[1] // self.rows_per_step)
             epoch += 1
-        return steps
+        # Inside a block of the mixture a later epoch of a small source may come first.
+        return sorted(steps)
 
     def _sample_of(self, row: int, epoch: int) -> tuple[int, int] | None:
         """A sample before which no row of the epoch stands, and the one that holds the row; None if none ever does."""

@@ -17,12 +17,11 @@ from preceptor.objectives.instruct import InstructObjective
 from preceptor.parallel.engine import place
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
+from preceptor.train.blend import count_steps, make_batches
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.loop import StopRequest
 from preceptor.train.pretrain import (
     TrainingResult,
-    count_steps,
-    make_batches,
     no_cost,
     resolve_model,
     save_curve,

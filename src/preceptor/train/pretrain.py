@@ -12,15 +12,16 @@ from preceptor.core.artifact import Draft
 from preceptor.core.errors import ConfigError, output_errors
 from preceptor.core.progress import Progress, say
 from preceptor.core.seeds import KeyedPermutation, derive
-from preceptor.core.units import Duration
 from preceptor.models.decoder import DecoderConfig, build
 from preceptor.models.interchange import save_model
 from preceptor.objectives.batch import Batches, Objective
 from preceptor.objectives.causal import CausalObjective
+from preceptor.objectives.noise import InputNoise
 from preceptor.parallel.engine import Engine, place
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
+from preceptor.train.blend import Blending, pretraining_order
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.hooks import MetricsLog, report_progress
 from preceptor.train.loop import StopRequest, TrainState, fit
@@ -57,6 +58,7 @@ def pretrain(
     metrics: Path,
     stop: StopRequest,
     read_cost: Callable[[], Mapping[str, Any]] = no_cost,
+    blending: Blending,
 ) -> TrainingResult:
     """The result of training a model, whose files are then in ``draft``; goes on from the newest checkpoint.
 
@@ -68,17 +70,19 @@ def pretrain(
     keep_freed_memory()
     model_config = resolve_model(model_config, config, tokenizer)
     model = build(model_config, torch.Generator().manual_seed(derive(seed, "weights")))
-    objective = CausalObjective(train, config.context_length, tokenizer.end_of_text_id)
+    order = pretraining_order(train, config, tokenizer.end_of_text_id, seed, blending)
     check = CausalObjective(validation, config.context_length, tokenizer.end_of_text_id)
-    batches = make_batches(objective, config, derive(seed, "pretraining"))
-    num_steps = count_steps(config, batches, objective.plan.fill)
+    batches = order.batches
+    if config.noise.is_on:
+        noise = InputNoise(config.noise, batches.seed, tokenizer.vocab_size, tokenizer.end_of_text_id)
+        batches = replace(batches, noise=noise)
     engine = place(model)
     result = train_model(
         config=config,
         engine=engine,
         batches=batches,
         validation=check,
-        num_steps=num_steps,
+        num_steps=order.num_steps,
         checkpoints=Checkpoints(checkpoints, run_key, config.keep_checkpoints),
         metrics=metrics,
         stop=stop,
@@ -92,7 +96,8 @@ def pretrain(
     facts = result.facts | {
         "num_parameters": num_parameters,
         "num_parameters_without_embedding": num_parameters - model.model.embed_tokens.weight.numel(),
-        "row_fill": round(objective.plan.fill, 4),
+        "row_fill": round(order.objective.plan.fill, 4),
+        "sources": order.sources,
     }
     return replace(result, facts=facts)
 
@@ -119,28 +124,6 @@ def resolve_model(model_config: DecoderConfig, config: TrainingConfig, tokenizer
             remedy="raise model.max_position_embeddings or lower context_length",
         )
     return model_config
-
-
-def make_batches(objective: Objective, config: TrainingConfig, seed: int) -> Batches:
-    """The batches of a training stage."""
-    return Batches(
-        objective,
-        seed,
-        rows_per_step=config.batch_tokens // config.context_length,
-        rows_per_microbatch=min(config.micro_batch_tokens, config.batch_tokens) // config.context_length,
-    )
-
-
-def count_steps(config: TrainingConfig, batches: Batches, fill: float) -> int:
-    """How many steps the configured duration takes."""
-    duration = Duration.parse(config.duration)
-    if duration.kind == "steps":
-        steps = duration.amount
-    elif duration.kind == "tokens":
-        steps = duration.amount / (config.batch_tokens * fill)
-    else:
-        steps = duration.amount * batches.objective.num_rows / batches.rows_per_step
-    return max(1, round(steps))
 
 
 def train_model(

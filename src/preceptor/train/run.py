@@ -5,6 +5,7 @@ from typing import Literal
 
 from preceptor.core.errors import ConfigError
 from preceptor.core.units import Duration
+from preceptor.objectives.noise import InputNoiseConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,3 +119,6 @@ class TrainingConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainingConfig(TrainingConfig):
     """How a model is trained from its starting weights."""
+
+    noise: InputNoiseConfig = field(default_factory=InputNoiseConfig)
+    """Noise on what the model reads while it trains."""

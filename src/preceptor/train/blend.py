@@ -1,0 +1,114 @@
+"""The order of a pre-training run's rows, and how much of each source it takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from preceptor.core.seeds import derive
+from preceptor.core.units import Duration
+from preceptor.data.mixture import Ingredient, Mixture, MixtureConfig, shares
+from preceptor.objectives.batch import Batches, Blend, Objective
+from preceptor.objectives.causal import CausalObjective
+from preceptor.tokenizer.stream import TokenStream
+from preceptor.train.run import PretrainingConfig, TrainingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Blending:
+    """How the sources of a stream are blended: the rule, and for each source by name its weight and cap on epochs."""
+
+    config: MixtureConfig = field(default_factory=MixtureConfig)
+    sources: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def is_by_source(self) -> bool:
+        """Whether rows must hold one source each; without weights or caps all documents are one stream."""
+        return self.config.kind != "proportional" or any(cap for _, cap in self.sources.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The rows of a run in the order in which they are trained on."""
+
+    objective: CausalObjective
+    batches: Batches
+    num_steps: int
+    sources: dict[str, dict[str, float]]
+    """For each source by name: documents, tokens, its share of the rows drawn, and how often it is seen in epochs."""
+
+
+def pretraining_order(
+    stream: TokenStream, config: PretrainingConfig, end_of_text_id: int, seed: int, blending: Blending
+) -> Order:
+    """The order that a run of these settings follows: a function of them alone.
+
+    Raises:
+        DataError: the sources cannot give so many rows under their caps.
+    """
+    objective = CausalObjective(stream, config.context_length, end_of_text_id, by_source=blending.is_by_source)
+    batches = make_batches(objective, config, derive(seed, "pretraining"))
+    num_steps = count_steps(config, batches, objective.plan.fill)
+    if not blending.is_by_source:
+        sizes = {name: tokens / max(1, stream.num_tokens) for name, (_, tokens) in _counts(stream).items()}
+        epochs = dict.fromkeys(sizes, batches.epochs(num_steps))
+        return Order(objective, batches, num_steps, _contributions(stream, sizes, epochs))
+    ranges = objective.source_ranges()
+    ingredients = [
+        Ingredient(name, count, *blending.sources.get(name, (1.0, 0.0)))
+        for name, (_, count) in zip(stream.collections, ranges, strict=True)
+    ]
+    num_rows = num_steps * batches.rows_per_step
+    parts = shares(blending.config, ingredients, num_rows)
+    blend = Blend(Mixture(parts, derive(batches.seed, "mixture")), ranges)
+    epochs_of = {
+        each.name: part * num_rows / each.num_samples if each.num_samples else 0.0
+        for each, part in zip(ingredients, parts, strict=True)
+    }
+    contributions = _contributions(stream, dict(zip(stream.collections, parts, strict=True)), epochs_of)
+    return Order(objective, replace(batches, blend=blend), num_steps, contributions)
+
+
+def _contributions(
+    stream: TokenStream, parts: Mapping[str, float], epochs: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "documents": documents,
+            "tokens": tokens,
+            "share": round(parts[name], 6),
+            "epochs": round(epochs[name], 4),
+        }
+        for name, (documents, tokens) in _counts(stream).items()
+    }
+
+
+def _counts(stream: TokenStream) -> dict[str, tuple[int, int]]:
+    """Documents and tokens of each source by name."""
+    num_sources = len(stream.collections)
+    documents = np.bincount(stream.sources, minlength=num_sources)
+    # In floating point, in which NumPy adds weights, counts are exact up to 2**53.
+    tokens = np.bincount(stream.sources, weights=np.diff(stream.offsets), minlength=num_sources)
+    return {name: (int(documents[source]), int(tokens[source])) for source, name in enumerate(stream.collections)}
+
+
+def make_batches(objective: Objective, config: TrainingConfig, seed: int) -> Batches:
+    """The batches of a training stage."""
+    return Batches(
+        objective,
+        seed,
+        rows_per_step=config.batch_tokens // config.context_length,
+        rows_per_microbatch=min(config.micro_batch_tokens, config.batch_tokens) // config.context_length,
+    )
+
+
+def count_steps(config: TrainingConfig, batches: Batches, fill: float) -> int:
+    """How many steps the configured duration takes."""
+    duration = Duration.parse(config.duration)
+    if duration.kind == "steps":
+        steps = duration.amount
+    elif duration.kind == "tokens":
+        steps = duration.amount / (config.batch_tokens * fill)
+    else:
+        steps = duration.amount * batches.objective.num_rows / batches.rows_per_step
+    return max(1, round(steps))
