@@ -1,7 +1,9 @@
 """What documents share: against the same thing written down plainly."""
 
+import errno
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preceptor.core.errors import ArtifactError
+from preceptor.core.errors import ArtifactError, OutputError
 from preceptor.data.document import Drop, Keep
 from preceptor.data.external import Sorter, with_leaders
 from preceptor.data.fingerprints import SLICE_CHARACTERS
@@ -196,6 +198,15 @@ def test_a_better_quality_has_a_lower_rank(qualities):
     for (first, rank), (second, other) in combinations(zip(keys, ranks, strict=True), 2):
         if first != second:
             assert (first > second) == (rank < other)
+
+
+def test_a_full_disk_is_said_before_anything_is_lost(tmp_path, monkeypatch):
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", no_room, raising=False)
+    with pytest.raises(OutputError, match="No space left"):
+        decide(tmp_path, ["one", "two"])
 
 
 # Duplicates

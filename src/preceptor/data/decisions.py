@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from preceptor.core.errors import ArtifactError
 from preceptor.data.document import KEEP, Drop, Verdict
-from preceptor.data.external import Records, RowArray, new_rows, open_rows, release
+from preceptor.data.external import Records, RowArray, new_rows, open_rows, release, write
 
 STAYS, DUPLICATE_ID, EXACT_DUPLICATE, NEAR_DUPLICATE, REPEATED_ELSEWHERE, NOT_COMPARED = range(6)
 RULES = ("", "duplicate-id", "exact-duplicate", "near-duplicate", "repeated-elsewhere", "")
@@ -71,8 +71,8 @@ class DecisionWriter:
         paths = self.folder / "repeat_rows.bin", self.folder / "repeat_hashes.bin"
         with paths[0].open("wb") as rows_file, paths[1].open("wb") as hashes_file:
             for records in repeats:
-                np.ascontiguousarray(records[:, 0]).tofile(rows_file)
-                np.ascontiguousarray(records[:, 1]).tofile(hashes_file)
+                write(rows_file, records[:, 0])
+                write(hashes_file, records[:, 1])
                 num_repeats += len(records)
         for array in (self.rules, self.kept, self.measured, self._source_stops):
             if isinstance(array, np.memmap):

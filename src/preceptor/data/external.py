@@ -1,9 +1,10 @@
 """Sorting and per-document state on the disk, so that memory stays flat however many documents there are."""
 
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class Sorter:
 
     def _spill(self) -> None:
         with self._path.open("ab" if self._run_rows else "wb") as file:
-            _in_order(np.concatenate(self._waiting)).tofile(file)
+            write(file, _in_order(np.concatenate(self._waiting)))
         self._run_rows.append(self._num_waiting)
         self._waiting, self._num_waiting = [], 0
 
@@ -118,7 +119,14 @@ def _num_until(head: Records, bound: tuple[int, int]) -> int:
 def new_rows(path: Path, dtype: Any, num_rows: int, width: int = 1) -> RowArray:
     """An array of zeros in a file: one entry, or one row of entries, for each document."""
     shape = (max(1, num_rows), width) if width > 1 else (max(1, num_rows),)
-    array: RowArray = np.memmap(path, dtype, "w+", shape=shape)[:num_rows]
+    with path.open("wb") as file:
+        size = np.dtype(dtype).itemsize * shape[0] * width
+        if hasattr(os, "posix_fallocate"):
+            # A full disk should say so here: a file with holes would kill the process when a page finds no room.
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    array: RowArray = np.memmap(path, dtype, "r+", shape=shape)[:num_rows]
     return array
 
 
@@ -141,6 +149,11 @@ def release(*arrays: RowArray) -> None:
         mapped = getattr(array, "_mmap", None)
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def write(file: BinaryIO, array: NDArray[Any]) -> None:
+    """Append the entries of an array to a file, with an error that says why where that fails, as ``tofile`` has not."""
+    file.write(np.ascontiguousarray(array).data)
 
 
 def group_starts(keys: NDArray[np.uint64], before: int | None) -> NDArray[np.bool_]:

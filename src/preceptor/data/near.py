@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from preceptor.data.external import RowArray, Sorter, group_starts, new_rows, release
+from preceptor.data.external import RowArray, Sorter, group_starts, new_rows, release, write
 from preceptor.data.fingerprints import Hashes
 from preceptor.data.part_rows import PartRows
 from preceptor.data.sketch import NUM_HASHES, OverlapConfig, shingle_sets
@@ -137,7 +137,7 @@ class _Candidates:
                     # Two bytes are equal by chance once in 256 times.
                     some = some[(share - 1 / 256) / (1 - 1 / 256) >= limit]
                     self.is_candidate[some.ravel()] = True
-                    some.tofile(file)
+                    write(file, some)
                     release(signatures, self.is_candidate)
 
     def verify(self, clusters: Clusters) -> None:
@@ -174,7 +174,7 @@ class _Candidates:
                 sets = list(shingle_sets(texts, self.config.shingle_words))
                 sizes = np.array([len(hashes) for hashes in sets])
                 self.starts[rows], self.counts[rows] = place + np.cumsum(sizes) - sizes, sizes
-                np.concatenate(sets).tofile(file)
+                write(file, np.concatenate(sets))
                 place += int(sizes.sum())
                 release(self.starts, self.counts, self.is_candidate)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from preceptor.data.external import Records, RowArray, Sorter, fill, group_starts, new_rows, release
+from preceptor.data.external import Records, RowArray, Sorter, fill, group_starts, new_rows, release, write
 from preceptor.data.part_rows import PartRows
 from preceptor.data.sketch import OverlapConfig, units_of
 
@@ -45,7 +45,7 @@ class RepeatedParagraphs:
             release(characters)
         with self._path.open("wb") as file:
             for records in _several(sorter.chunks()):
-                records.tofile(file)
+                write(file, records)
         sorter.close()
 
     def settle(self) -> None:
@@ -146,7 +146,7 @@ def frequent_lines(parts: PartRows, is_left: IsLeft, config: OverlapConfig, fold
     path = folder / "frequent_lines.bin"
     with path.open("wb") as file:
         for keys in _frequent(sorter, config.max_line_documents):
-            keys.tofile(file)
+            write(file, keys)
     frequent = np.memmap(path, np.uint64, "r") if path.stat().st_size else np.empty(0, np.uint64)
     if len(frequent):
         for chunk in sorter.chunks():
