@@ -1,5 +1,6 @@
 """Which format a file has, and files that are one document: web pages, plain text, Markdown, source code."""
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ _HEADING = re.compile(r"^#[ \t]+([^\r\n]{1,1000})", re.MULTILINE)
 def format_of(name: str) -> str | None:
     """The format that a file's name says, whether compressed or not, or None."""
     stem, compression = stem_and_compression(name)
-    suffix = Path(stem).suffix.lower()
+    suffix = os.path.splitext(stem)[1].lower()
     if suffix == ".parquet" and compression:
         return None  # it is compressed inside, and cannot be read from front to back
     return SUFFIXES.get(suffix) or ("code" if suffix in LANGUAGES else None)
@@ -72,16 +73,20 @@ def read_whole(path: Path, limits: ReadLimits) -> bytes:
         FlawError: it is longer than a record may be, or cannot be unpacked.
     """
     with open_file(path, limits) as stream:
-        return read_bounded(stream, limits.max_record_bytes)
+        if stem_and_compression(path.name)[1]:
+            return read_bounded(stream, limits.max_record_bytes)
+        # What a file is long is asked first: making room for the longest that may be takes longer than reading most.
+        num_bytes = os.fstat(stream.fileno()).st_size
+        return read_bounded(stream, limits.max_record_bytes, num_bytes + 1)
 
 
-def read_bounded(stream: IO[bytes], max_bytes: int) -> bytes:
-    """All that is left of a stream.
+def read_bounded(stream: IO[bytes], max_bytes: int, expected_bytes: int | None = None) -> bytes:
+    """All that is left of a stream, or as much as is expected.
 
     Raises:
         FlawError: that is more than may be.
     """
-    raw = stream.read(max_bytes + 1)
+    raw = stream.read(max_bytes + 1 if expected_bytes is None else min(expected_bytes, max_bytes + 1))
     if len(raw) > max_bytes:
         raise FlawError(Flaw("record-too-long", f"one document of more than {human_bytes(max_bytes)}"))
     return raw

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -80,11 +81,15 @@ class SourceConfig:
             return self.name
         if self.kind == "hub":
             return "/".join(filter(None, (self.dataset, self.subset)))
-        if self.kind == "files":
-            parts = Path(self.path).expanduser().absolute().parts
-            wild = next((place for place, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
-            return "/".join(parts[max(0, wild - 1) :]) or "/"
-        return self.kind
+        return _label_of(self.path) if self.kind == "files" else self.kind
+
+
+@cache
+def _label_of(path: str) -> str:
+    """The last part of a path, or of a pattern all that is behind the folder it is looked for in."""
+    parts = Path(path).expanduser().absolute().parts
+    wild = next((place for place, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    return "/".join(parts[max(0, wild - 1) :]) or "/"
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def _plan_files(place: int, config: SourceConfig, piece_bytes: int) -> list[Piec
     pieces = []
     for found in _find(config):
         name = f"file:{found.name}"
-        kind = format_of(found.path.name)
+        kind = format_of(found.path)
         problem = found.problem
         if config.format != "auto":
             if (
@@ -85,14 +85,14 @@ def _plan_files(place: int, config: SourceConfig, piece_bytes: int) -> list[Piec
         elif problem is None and kind is None:
             problem = ("unknown-format", f"not one of {known_endings()}")
         if problem is not None or kind is None:
-            pieces.append(Piece(place, str(found.path), name, kind or "", problem=problem))
+            pieces.append(Piece(place, found.path, name, kind or "", problem=problem))
             continue
+        whole = Piece(place, found.path, name, kind, bytes=found.num_bytes)
         try:
-            pieces += _cut(Piece(place, str(found.path), name, kind, bytes=found.path.stat().st_size), piece_bytes)
-        except OSError as error:
+            pieces += _cut(whole, piece_bytes)
+        except OSError:
             # Whoever reads the piece meets the same, and rejects it or stops the run.
-            reason = str(error.strerror or error)
-            pieces.append(Piece(place, str(found.path), name, kind, problem=("unreadable", reason)))
+            pieces.append(whole)
     if all(piece.problem for piece in pieces):
         raise nothing_found(config, Counter(piece.problem[0] for piece in pieces if piece.problem))
     return pieces
@@ -186,7 +186,7 @@ def _content(found: Found) -> str:
     if found.problem is not None:
         return f"{found.name} {found.problem[0]}"
     try:
-        with found.path.open("rb") as file:
+        with open(found.path, "rb") as file:
             return f"{found.name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError:
         return f"{found.name} unreadable"

@@ -15,8 +15,9 @@ _PARTS = re.compile(r"\*\*/|\*\*|\*|\?|\[[!^]?\]?[^\]/]*\]|.", re.DOTALL)
 class Found:
     """A file, its name below the folder that was named, and for what rule and reason it is passed over."""
 
-    path: Path
+    path: str
     name: str
+    num_bytes: int = 0
     problem: tuple[str, str] | None = None
     is_listed: bool = False
     """Whether it was met in a folder, and not named by itself or by a pattern."""
@@ -33,14 +34,14 @@ def find(named: str) -> Iterator[Found]:
     if not os.path.exists(root):
         raise FileNotFoundError(os.fspath(root))
     if not root.is_dir():
-        yield Found(root, _sayable(root.name), _passed_over(root))
+        yield _found(str(root), _sayable(root.name))
         return
     # The folder's own name stays in front, so that two folders with the same files are told apart.
     front = root.resolve().name
-    for path, problem in _walk(root):
-        name = path.relative_to(root).as_posix()
-        if pattern is None or pattern.fullmatch(name):
-            yield Found(path, _sayable(f"{front}/{name}" if front else name), problem, pattern is None)
+    for found in _walk(str(root)):
+        if pattern is None or pattern.fullmatch(found.name):
+            name = _sayable(f"{front}/{found.name}" if front else found.name)
+            yield Found(found.path, name, found.num_bytes, found.problem, pattern is None)
 
 
 def _sayable(name: str) -> str:
@@ -81,29 +82,41 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise ValueError(f"{text!r} is not a pattern: {error}") from error
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, tuple[str, str] | None]]:
-    """Every file below a folder, or what is passed over, with the rule and the reason."""
+def _walk(root: str) -> Iterator[Found]:
+    """Every file below a folder, by its name there, or what is passed over, with the rule and the reason."""
     seen_links: set[str] = set()
-    waiting = [root]
+    waiting = [""]
     while waiting:
-        folder = waiting.pop()
+        front = waiting.pop()
         try:
-            entries = sorted(os.listdir(folder))
+            with os.scandir(os.path.join(root, front)) as listed:
+                entries = sorted(listed, key=_name_of)
         except OSError as error:
-            yield folder, ("unreadable", str(error.strerror))
+            yield Found(os.path.join(root, front), front.rstrip("/"), problem=("unreadable", str(error.strerror)))
             continue
         folders = []
-        for name in entries:
-            path = folder / name
-            if name.startswith("."):
-                yield path, ("hidden", "its name starts with a point")
-            elif not os.path.isdir(path):
-                yield path, _passed_over(path)
-            elif path.is_symlink() and not _leads_on(path, seen_links):
-                yield path, ("link-loop", "a link to a folder that is read already")
+        for entry in entries:
+            name = f"{front}{entry.name}"
+            if entry.name.startswith("."):
+                yield Found(entry.path, name, problem=("hidden", "its name starts with a point"))
+            elif not _is_folder(entry):
+                yield _found(entry.path, name)
+            elif entry.is_symlink() and not _leads_on(Path(entry.path), seen_links):
+                yield Found(entry.path, name, problem=("link-loop", "a link to a folder that is read already"))
             else:
-                folders.append(path)
+                folders.append(f"{name}/")
         waiting += reversed(folders)
+
+
+def _name_of(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that leads to itself
 
 
 def _leads_on(link: Path, seen: set[str]) -> bool:
@@ -115,10 +128,12 @@ def _leads_on(link: Path, seen: set[str]) -> bool:
     return True
 
 
-def _passed_over(path: Path) -> tuple[str, str] | None:
-    """Why a file is passed over without being opened, as rule and detail; None where it can be opened."""
+def _found(path: str, name: str) -> Found:
+    """A file with its length, or why it is passed over without being opened."""
     try:
-        mode = path.stat().st_mode
+        status = os.stat(path)
     except OSError as error:
-        return "unreadable", str(error.strerror or error)
-    return None if stat.S_ISREG(mode) else ("not-a-file", "a pipe, socket or device")
+        return Found(path, name, problem=("unreadable", str(error.strerror or error)))
+    if not stat.S_ISREG(status.st_mode):
+        return Found(path, name, problem=("not-a-file", "a pipe, socket or device"))
+    return Found(path, name, status.st_size)
