@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import phonenumbers
 
-from preceptor.data.spans import Span, View, windows
+from preceptor.data.spans import OTHER_NUMBER, Span, View, windows
 
 PSEUDONYM_DOMAIN = "pseudonym.invalid"
 """Where pseudonyms of addresses live; the name cannot be registered. Source: RFC 2606."""
@@ -13,7 +13,7 @@ PSEUDONYM_DOMAIN = "pseudonym.invalid"
 _LOCAL = re.compile(r"[\w.%+'-]{1,64}\Z")
 _DOMAIN = re.compile(r"[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _LINE = r"[ \t]{0,3}\n?[ \t]{0,3}"
-_LOOSE_LOCAL = re.compile(rf"[\w.+-]{{2,64}}{_LINE}\Z")
+_LOOSE_LOCAL = re.compile(rf"[\w.%+-]{{2,64}}{_LINE}\Z")
 _LOOSE_DOMAIN = re.compile(
     rf"{_LINE}(?P<domain>[\w-]{{2,63}}(?:\.[\w-]{{1,63}}|-\n[\w-]{{1,63}}|\n\.[\w-]{{1,63}}|\.\n[a-z]{{2,63}}){{1,8}})"
 )
@@ -28,15 +28,25 @@ _COMMON_TOP_LEVEL = {
     "com", "org", "net", "edu", "gov", "mil", "int", "info", "biz", "name", "example", "test", "invalid", "dev", "app",
     "cloud", "online", "email", "museum", "travel", "jobs", "coop", "aero",
 }  # fmt: skip
-_COUNTRY_LABEL = re.compile(r"[a-z]{2}|[A-Z]{2}")
+_COUNTRY_NAMES = (
+    "ac ad ae af ag ai al am ao aq ar as at au aw ax az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bw by bz ca cc cd"
+    " cf cg ch ci ck cl cm cn co cr cu cv cw cx cy cz de dj dk dm do dz ec ee eg er es et eu fi fj fk fm fo fr ga gb gd"
+    " ge gf gg gh gi gl gm gn gp gq gr gs gt gu gw gy hk hm hn hr ht hu id ie il im in io iq ir is it je jm jo jp ke kg"
+    " kh ki km kn kp kr kw ky kz la lb lc li lk lr ls lt lu lv ly ma mc md me mg mh mk ml mm mn mo mp mq mr ms mt mu mv"
+    " mw mx my mz na nc ne nf ng ni nl no np nr nu nz om pa pe pf pg ph pk pl pm pn pr ps pt pw py qa re ro rs ru rw sa"
+    " sb sc sd se sg sh si sk sl sm sn so sr ss st su sv sx sy sz tc td tf tg th tj tk tl tm tn to tr tt tv tw tz ua ug"
+    " uk us uy uz va vc ve vg vi vn vu wf ws ye yt za zm zw"
+)
+"""The top-level domains of countries. Source: ISO 3166, with ac, eu, su and uk."""
+_COUNTRIES = frozenset(_COUNTRY_NAMES.split())
+_NO_HOST = {"the", "a", "an", "this", "that", "each", "every", "one", "some", "any", "his", "her", "our", "your"}
 _CALL = re.compile(r"\w*\(")
 
 _AT_WORD = r"(?:at|@|ät|arroba|chez|bei)"
 _BRACKETED_AT = re.compile(rf"\s?[\[({{<]\s?{_AT_WORD}\s?[\])}}>]\s?", re.IGNORECASE)
-_BRACKETED_AT_SHAPES = tuple(
-    f"{word}{gap}{close}".encode() for word in ("at", "@", "arroba", "chez", "bei") for gap in ("", " ")
-    for close in "])}>"
-)  # fmt: skip
+_BRACKETED_AT_SIGNS = (b"(at", b"( at", b"(@", b"( @", b"(?t", b"(arroba", b"(chez", b"(bei")
+_SIGNS = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ[{<]}>", b"abcdefghijklmnopqrstuvwxyz((()))")
+"""Small letters, and one bracket for all."""
 _SPOKEN_AT = re.compile(r"[ \t]{1,3}\n?(?:at|AT|At)[ \t\n]{1,3}")
 _DOT = r"(?:\s?[\[({<]\s?(?:dot|\.|punkt|punto|point)\s?[\])}>]\s?|\s{1,3}dot\s{1,3}|\.)"
 _WRITTEN_LOCAL = re.compile(rf"(?:(?<=[^\w.])|^)[\w+-]{{1,64}}(?:{_DOT}[\w+-]{{1,64}}){{0,4}}\Z", re.IGNORECASE)
@@ -50,8 +60,10 @@ def find_emails(view: View) -> Iterator[Span]:
     text = view.text
     at = text.find("@")
     while at >= 0:
-        span = _email_at(text, at) or _loose_email_at(text, at)
-        if span:
+        # The account of a server of programs, as in git@host:project, is nobody's.
+        if text[max(0, at - 4) : at].lstrip(" \n\t\"'(`/") != "git" and (
+            span := _email_at(text, at) or _loose_email_at(text, at)
+        ):
             yield span
         at = text.find("@", at + 1)
     yield from _find_written_emails(view)
@@ -68,9 +80,7 @@ def _email_at(text: str, at: int) -> Span | None:
     start = local.start()
     while start < at and text[start] in ".%+-'":
         start += 1
-    # The account of a server of programs, as in git@host:project, is nobody's.
-    is_service = text[start:at] == "git" and text[domain.end() : domain.end() + 1] in (":", "/")
-    return None if start == at or is_service else Span(start, domain.end(), "email")
+    return None if start == at else Span(start, domain.end(), "email")
 
 
 def _loose_email_at(text: str, at: int) -> Span | None:
@@ -87,18 +97,18 @@ def _loose_email_at(text: str, at: int) -> Span | None:
 def _is_common(domain: str, text: str, end: int) -> bool:
     """Whether a domain ends as most do, so that no other sign of an address is needed."""
     last = re.split(r"[^\w-]+", domain)[-1]
-    is_country = bool(_COUNTRY_LABEL.fullmatch(last)) and last not in {"to", "is", "at"}
+    is_country = last in _COUNTRIES or (last.isupper() and last.lower() in _COUNTRIES)
     return (last.lower() in _COMMON_TOP_LEVEL or is_country) and not _CALL.match(text, end)
 
 
 def _find_written_emails(view: View) -> Iterator[Span]:
-    small = view.plain.lower()
-    if any(shape in small for shape in _BRACKETED_AT_SHAPES):
+    small = view.plain.translate(_SIGNS)
+    if any(sign in small for sign in _BRACKETED_AT_SIGNS):
         for found in _BRACKETED_AT.finditer(view.text):
             if span := _written_email(view.text, found.start(), found.end(), is_bracketed=True):
                 yield span
-    if b"dot" in small:
-        dots = [match.span() for match in re.finditer(rb"\bdot\b", small)]
+    if any(sign in small for sign in (b"dot", b"(.)")):
+        dots = [match.span() for match in re.finditer(rb"\bdot\b|\(\.\)", small)]
         for start, end in windows(dots, len(view.text), _WRITTEN_CHARACTERS):
             for found in _SPOKEN_AT.finditer(view.text, start, end):
                 if span := _written_email(view.text, found.start(), found.end(), is_bracketed=False):
@@ -117,12 +127,14 @@ def _written_email(text: str, start: int, end: int, *, is_bracketed: bool) -> Sp
         return None
     if not is_bracketed and not _WRITTEN_DOT.search(domain.group()):
         return None
+    if re.split(r"\W", domain.group(), maxsplit=1)[0].lower() in _NO_HOST:
+        return None
     return Span(local.start(), domain.end(), "email")
 
 
 _PHONE_HINT = re.compile(r"(?:\+|\(\d|\d{3}|1[ .\-(]|0\d[ .\-])[\d ().\-/]{6,24}\d")
 _BROKEN_PHONE = re.compile(
-    r"\+\d{1,3}(?:[ ().\-/]{0,3}\d){0,14}(?:[ \t]{0,4}[\n|][ \t]{0,8}|\", ?\")\(?\d(?:[ ().\-/]{0,3}\d){3,14}"
+    r"\+\d{1,3}(?:[ ().\-/]{0,3}\d){0,14}(?:[ \t]{0,4}[\n|][ \t]{0,8}|\", ?\")\(?\d(?:[ ().\-/]{0,3}\d){1,14}"
 )
 _PHONE_WORD = re.compile(
     r"(?:\b(?:phone|telephone|tel|call|mobile|cell|fax|sms|whatsapp|phone number|telefon|telefone|telefono|teléfono"
@@ -151,18 +163,29 @@ def phone_recogniser(regions: tuple[str, ...]) -> Callable[[View], Iterator[Span
         for start, end in windows(view.runs(7), len(text)):
             for hint in _PHONE_HINT.finditer(text, start, end):
                 announced = bool(_PHONE_WORD.search(text, max(0, hint.start() - 32), hint.start()))
-                if _stands_free(text, hint) and _is_phone(hint.group(), announced, regions, trunk):
+                if _stands_free(text, hint, announced) and _is_phone(hint.group(), announced, regions, trunk):
                     yield Span(hint.start(), hint.end(), "phone")
             if "+" in text[start:end]:
                 for hint in _BROKEN_PHONE.finditer(text, start, end):
                     digits = re.sub(r"[^\d+]", "", hint.group())
-                    if _plan_knows(digits, (None,), phonenumbers.is_valid_number):
+                    first_line = re.split(r"[\n|\"]", hint.group(), maxsplit=1)[0]
+                    if not _is_valid(first_line) and _is_valid(digits):
                         yield Span(hint.start(), hint.end(), "phone")
 
     return find_phones
 
 
-def _stands_free(text: str, hint: re.Match[str]) -> bool:
+def _is_valid(number: str) -> bool:
+    return _plan_knows(number, (None,), phonenumbers.is_valid_number)
+
+
+def _stands_free(text: str, hint: re.Match[str], is_announced: bool) -> bool:
+    """Whether it is a number of its own and not a part of another, or of a row whose name is another's."""
+    if not is_announced and hint.group()[0] != "+":
+        is_after_point = re.search(r"\w\.\Z", text[max(0, hint.start() - 2) : hint.start()])
+        is_other = OTHER_NUMBER.search(text, max(0, hint.start() - 28), hint.start())
+        if is_after_point or is_other or " - " in hint.group():
+            return False
     digits = sum(map(str.isdigit, hint.group()))
     before, after = text[max(0, hint.start() - 1) : hint.start()], text[hint.end() : hint.end() + 1]
     return 7 <= digits <= 15 and not _joins(before) and not _joins(after)
@@ -177,6 +200,8 @@ def _is_phone(candidate: str, is_announced: bool, regions: tuple[str, ...], trun
     groups = re.findall(r"\d+", candidate)
     if candidate.startswith("+"):
         # A number with one point is a decimal fraction, unless the point stands after the country code.
+        if candidate[1] == " " and not is_announced:
+            return False
         is_fraction = candidate.count(".") == 1 and len(groups[0]) > 3
         is_pseudonym = candidate.startswith(PSEUDONYM_CALLING_CODE)
         return not is_fraction and not is_pseudonym and _plan_knows(candidate, (None,), phonenumbers.is_possible_number)

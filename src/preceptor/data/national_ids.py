@@ -27,9 +27,9 @@ SCHEMES = (
     Scheme("it-codice-fiscale", "it.codicefiscale", ("aaaaaa00a00a000a",)),
     Scheme("fr-nir", "fr.nir", ("0" * 15, "0 00 00 00 000 000 00", "0 00 00 00 000 000-00")),
     Scheme("th-pin", "th.pin", ("0-0000-00000-00-0",), ("0" * 13,)),
-    Scheme("ro-cnp", "ro.cnp", ("0" * 13,)),
-    Scheme("za-id", "za.idnr", ("0" * 13, "000000 0000 000")),
-    Scheme("si-emso", "si.emso", ("0" * 13,)),
+    Scheme("ro-cnp", "ro.cnp", (), ("0" * 13,)),
+    Scheme("za-id", "za.idnr", ("000000 0000 000",), ("0" * 13,)),
+    Scheme("si-emso", "si.emso", (), ("0" * 13,)),
     Scheme("kr-rrn", "kr.rrn", ("000000-0000000",), ("0" * 13,)),
     Scheme("ch-ahv", "ch.ssn", ("000.0000.0000.00",), ("0" * 13,)),
     Scheme("us-ssn", "us.ssn", ("000-00-0000",), ("0" * 9, "000 00 0000")),
@@ -100,7 +100,7 @@ _DIGITS_FIRST = re.compile(rf"(?<![0a])(?<![0a][-./])(?:{_ANY_DIGIT_SHAPE})(?![0
 
 def find_national_ids(view: View) -> Iterator[Span]:
     """National numbers whose shape and check digits fit, and whose kind is announced where other numbers fit too."""
-    for start, end in windows(view.runs(_MIN_DIGITS), len(view.text)):
+    for start, end in windows(view.runs(_MIN_DIGITS), len(view.text), 4):
         for match in _DIGITS_FIRST.finditer(view.shape, start, end):
             shape = _DIGIT_SHAPES[(match.lastindex or 1) - 1]
             if span := _checked(view.text, match.start(), match.end(), shape):

@@ -28,6 +28,7 @@ _MAC_PARTS = (
     re.compile(r"\.[0-9A-Fa-f]{4}\."),
 )
 _MAC_WORD = re.compile(r"\b(?:mac|ether|hwaddr|bssid|physical address|hardware address)\b[^\n]{0,12}\Z", re.IGNORECASE)
+_DATE_AND_TIME = re.compile(r"\d\d-[01]\d-[0-3]\d-[0-2]\d-[0-5]\d-[0-5]\d")
 _NOBODYS_MAC = re.compile(r"0+|[fF]+|(?:01005[eE]|3333)[0-9a-fA-F]+")
 _USER = re.compile(r"[^\s/@:?#\"'<>\[\]{}`|]{0,64}(?::[^\s/@?#\"'<>\[\]`|]{1,128})?@(?=[\w\[])")
 _QUERY_SECRET = re.compile(
@@ -84,8 +85,7 @@ def find_mac_addresses(view: View) -> Iterator[Span]:
             for match in _MAC.finditer(text, start, end):
                 digits = re.sub(r"[:.-]", "", match.group())
                 announced = _MAC_WORD.search(text, max(0, match.start() - 40), match.start())
-                is_time = digits.isdigit() and "-" in match.group()
-                if not _NOBODYS_MAC.fullmatch(digits) and (announced or not is_time):
+                if not _NOBODYS_MAC.fullmatch(digits) and (announced or not _DATE_AND_TIME.fullmatch(match.group())):
                     yield Span(match.start(), match.end(), "mac-address")
 
 

@@ -2,21 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
-from preceptor.data.spans import Span, View, positions
+from preceptor.data.spans import OTHER_NUMBER, Span, View, positions
 
 _BRANDS = re.compile(
-    r"4\d{12}(?:\d{3}){0,2}|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
+    r"4\d{15}(?:\d{3})?|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
     r"|(?:6011|64[4-9]\d|65\d\d)\d{12}(?:\d{3})?|35(?:2[89]|[3-8]\d)\d{12}|3(?:0[0-5]|[689]\d)\d{11}"
-    r"|62\d{14,17}|(?:50|5[6-9]|6[37])\d{10,17}|220[0-4]\d{12}"
+    r"|62\d{14,17}|(?:50|5[6-9]|6[37])\d{14,17}|220[0-4]\d{12}"
 )
 """Visa, Mastercard, American Express, Discover, JCB, Diners, UnionPay, Maestro and Mir by first digits and length."""
-_LAYOUTS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (6, 13), (4, 4, 4, 1)}
-_OTHER_NUMBER = re.compile(
-    r"\b(?:order|invoice|tracking|isbn|imei|reference|ref|ticket|serial|sku|ean|upc|gtin|part|build|commit|case"
-    r"|timestamp|parcel|article)\b[^\d\n]{0,12}\Z",
-    re.IGNORECASE,
-)
+_LAYOUTS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 2), (4, 4, 4, 4, 3), (6, 13), (4, 4, 4, 1)}
 _GROUP = re.compile(r"[0-9]+")
 _LUHN_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
@@ -67,13 +63,28 @@ def _card_groups(text: str, groups: list[tuple[int, int]], first: int) -> int:
             return 0
         if len(digits) < 12 or text[end : end + 1].isalnum():
             continue
+        gaps = {
+            " ".join(text[left[1] : right[0]].split()) for left, right in pairwise(groups[first : first + num_groups])
+        }
         is_split = num_groups == 2 and "\n" in text[groups[first][1] : begin] and min(lengths) >= 4
-        if not (num_groups == 1 or lengths in _LAYOUTS or is_split):
+        if not (num_groups == 1 or (lengths in _LAYOUTS and len(gaps) == 1) or is_split):
             continue
-        is_other = num_groups == 1 and _OTHER_NUMBER.search(text, max(0, start - 28), start)
-        if _BRANDS.fullmatch(digits) and is_luhn(digits) and not is_other:
+        is_other = num_groups == 1 and OTHER_NUMBER.search(text, max(0, start - 28), start)
+        is_list = num_groups > 2 and _is_part_of_list(text, groups, first, num_groups)
+        if _BRANDS.fullmatch(digits) and is_luhn(digits) and not is_other and not is_list:
             return num_groups
     return 0
+
+
+def _is_part_of_list(text: str, groups: list[tuple[int, int]], first: int, num_groups: int) -> bool:
+    """Whether the groups stand in a longer list or column of numbers, and not in the four fields of a card."""
+    taken = groups[first : first + num_groups]
+    separator = text[taken[0][1] : taken[1][0]]
+    if separator in (" ", "-"):
+        return False
+    beside = groups[max(0, first - 1) : first + num_groups + 1]
+    gaps = [text[left[1] : right[0]] for left, right in pairwise(beside)]
+    return len(gaps) >= num_groups and gaps.count(separator) >= num_groups
 
 
 def _touches_more(text: str, start: int) -> bool:

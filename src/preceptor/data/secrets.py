@@ -29,7 +29,6 @@ _KEYS = re.compile(
     r")(?![A-Za-z0-9])"
 )
 _SHORTEST_RUN = 16
-_LONG_RUN = re.compile(rb"[A-Za-z0-9_-]{16,}")
 _ASSIGNED = re.compile(
     r"(?:secret|token|passw(?:or)?d|api_?key|access_?key|private_?key|auth_?key|credential)s?[\"']?"
     r"(?:\s{0,2}(?::=|=>|[:=])\s{0,2}|\s{1,2})[\"']?([A-Za-z0-9+/_=.-]{16,200})(?![A-Za-z0-9+/_=.(\[-])",
@@ -44,11 +43,8 @@ _BITS_A_CHARACTER = 3.2
 
 def find_keys(view: View) -> Iterator[Span]:
     """Keys by their prefix, and random-looking values after a word such as secret, token or password."""
-    if not view.has_long_token(_SHORTEST_RUN):
-        return
     text = view.text
-    spans = [match.span() for match in _LONG_RUN.finditer(view.plain)]
-    for start, end in windows(spans, len(text)):
+    for start, end in windows(view.long_tokens(_SHORTEST_RUN), len(text)):
         for match in _KEYS.finditer(text, start, end):
             yield Span(match.start(), match.end(), "key")
         for pattern in (_ASSIGNED, _AUTHORISATION):

@@ -53,6 +53,12 @@ _SHAPE = bytes(
 _TOKEN = bytes(ord("a") if code < 128 and (chr(code).isalnum() or chr(code) in "_-") else 32 for code in range(256))
 _RUN = re.compile(rb"0(?:[^0a]{0,4}0)*")
 _WINDOW_CHARACTERS = 48
+OTHER_NUMBER = re.compile(
+    r"\b(?:order|invoice|tracking|isbn|imei|reference|ref|ticket|serial|sku|ean|upc|gtin|part|build|commit|case"
+    r"|timestamp|parcel|article)\b[^\d\n]{0,12}\Z",
+    re.IGNORECASE,
+)
+"""The word before a number that is somebody's only by chance."""
 
 
 @dataclass(slots=True)
@@ -101,9 +107,16 @@ class View:
             if match.end() - match.start() >= num_digits and match.group().count(b"0") >= num_digits
         ]
 
-    def has_long_token(self, num_characters: int) -> bool:
-        """Whether letters, digits, ``_`` and ``-`` stand in a row so often, as in a key."""
-        return b"a" * num_characters in self.plain.translate(_TOKEN)
+    def long_tokens(self, num_characters: int) -> Iterator[tuple[int, int]]:
+        """Where letters, digits, ``_`` and ``-`` stand in a row so often, with a digit among them, as in a key."""
+        tokens, needle = self.plain.translate(_TOKEN), b"a" * num_characters
+        start = tokens.find(needle)
+        while start >= 0:
+            end = tokens.find(b" ", start)
+            end = end if end >= 0 else len(tokens)
+            if self.shape.find(b"0", start, end) >= 0:
+                yield start, end
+            start = tokens.find(needle, end)
 
 
 def windows(spans: Iterable[tuple[int, int]], length: int, margin: int = _WINDOW_CHARACTERS) -> list[tuple[int, int]]:
