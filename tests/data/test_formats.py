@@ -6,7 +6,7 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
-from file_samples import PAGE, WARC, compress, epub, pdf
+from file_samples import PAGE, WARC, compress, epub, pdf, warc_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -176,6 +176,26 @@ def test_a_text_is_the_same_from_every_format_of_records(tmp_path_factory, texts
 )
 def test_dates_are_said_as_iso_8601(stated, date):
     assert iso_date(stated) == date
+
+
+@pytest.mark.parametrize(
+    ("charset", "raw", "text"),
+    [
+        ("windows-1251", "привет".encode("cp1251"), "привет"),
+        ("ISO-8859-1", "“café”".encode("cp1252"), "“café”"),
+        ("Shift_JIS", "日本語".encode("shift_jis"), "日本語"),
+        ("utf-16", "café".encode(), "café"),
+        ("unicode_escape", r"\u0041 café".encode(), r"\u0041 café"),
+        ("undefined", "café".encode(), "café"),
+        ("punycode", "café".encode(), "café"),
+        ("zlib", "café".encode(), "café"),
+    ],
+)
+def test_a_charset_is_believed_where_pages_can_be_of_it(tmp_path, charset, raw, text):
+    page = f'<meta charset="{charset}"><p>'.encode() + raw + b"</p>"
+    assert read_one(tmp_path, "a.html", page).text == text
+    (tmp_path / "a.warc").write_bytes(warc_record("https://a.org", raw, f"text/plain; charset={charset}"))
+    assert [record.text for record in read(tmp_path / "a.warc")] == [text]
 
 
 def test_endings_say_the_format():

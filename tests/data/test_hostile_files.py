@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+import zlib
 
 import pyarrow
 import pyarrow.parquet
@@ -224,6 +225,9 @@ def test_a_torn_sheet_is_refused_row_by_row(tmp_path):
         read(path)
     path.write_bytes(b"id,text\n1," + b"a" * (2 * LIMIT) + b"\n2,two\n")
     assert outcomes(read(path)) == ["record-too-long", "two"]
+    path.write_bytes(b"text,text\n1,2\n")
+    with pytest.raises(EmptyDataError, match="broken-csv"):
+        read(path)
     path.write_bytes(b"id,other\n1,2\n")
     with pytest.raises(DataError, match="the fields are id, other"):
         read(path, stop=True)
@@ -234,6 +238,17 @@ def test_a_parquet_file_that_unpacks_too_far_is_refused(tmp_path):
     path = tmp_path / "x.parquet"
     table = pyarrow.table({"text": ["a" * (1 << 20)] * 100})
     pyarrow.parquet.write_table(table, path, compression="zstd", use_dictionary=False)
+    assert outcomes(read(tmp_path)) == ["good", "expands-too-far"]
+
+
+def test_a_paper_whose_page_unpacks_without_end_is_refused(tmp_path):
+    (tmp_path / "good.txt").write_text("good")
+    packing = zlib.compressobj(9)
+    packed = b"".join(packing.compress(b" " * (1 << 20)) for _ in range(150)) + packing.flush()
+    plain = pdf(["text"])
+    page = b"<</Filter/FlateDecode/Length %d>>stream\n" % len(packed) + packed
+    start = plain.index(b"<</Length")
+    (tmp_path / "x.pdf").write_bytes(plain[:start] + page + plain[plain.index(b"\nendstream") :])
     assert outcomes(read(tmp_path)) == ["good", "expands-too-far"]
 
 

@@ -11,7 +11,7 @@ from preceptor.data.compression import open_file
 from preceptor.data.formats import decode_text
 from preceptor.data.records import Flaw, FlawError, Record
 from preceptor.data.source_config import ReadLimits
-from preceptor.data.web_page import Extractor, page_record
+from preceptor.data.web_page import Extractor, encoding_of, page_record
 
 _PAGES = {"text/html", "application/xhtml+xml"}
 _WANTED = {"response", "resource", "conversion"}
@@ -109,7 +109,7 @@ def _document(
     if kind in _PAGES:
         record = page_record(payload, extractor, charset, fallback=True)
     elif kind.startswith("text/"):
-        text = decode_text(payload, charset or "utf-8-sig")
+        text = decode_text(payload, encoding_of(charset))
         record = Record(text, raw=text, kind="text")
     else:
         return Flaw("not-a-page", f"it holds {kind[:50] or 'something that has no type'}", row=number)

@@ -27,6 +27,10 @@ _FIELDS = {"title": "title", "creator": "author", "date": "date", "language": "l
 _CONTAINER = "META-INF/container.xml"
 # pdfium marks a word that is parted at the end of a line by one of these.
 _PARTED = re.compile("[\ufffe\x02\xad]\r?\n?")
+_STREAM = re.compile(rb"stream\r?\n(?=x)")
+_DEFLATE_RATIO = 1032
+_MAX_STREAM_BYTES = 128 << 20
+_BLOCK_BYTES = 1 << 20
 _MAX_FILE_FACTOR = 20
 """A book's file may be so many times as long as a record: most of it are pictures and fonts."""
 
@@ -131,6 +135,7 @@ def read_pdf(path: Path, limits: ReadLimits) -> Iterator[Record]:
     import pypdfium2
 
     raw = _read_bytes(path, limits)
+    _refuse_streams_without_end(raw, limits)
     try:
         with pypdfium2.PdfDocument(raw) as document:
             text = "\n\n".join(_page_texts(document, limits))
@@ -141,6 +146,30 @@ def read_pdf(path: Path, limits: ReadLimits) -> Iterator[Record]:
     if not text.strip():
         raise FlawError(Flaw("no-text", "its pages are pictures, or empty"))
     yield Record(text, {key: value for key, value in fields.items() if value})
+
+
+def _refuse_streams_without_end(raw: bytes, limits: ReadLimits) -> None:
+    """Refuse a file of which a part unpacks to far more than any picture: pdfium unpacks each part as a whole.
+
+    Raises:
+        FlawError: there is such a part.
+    """
+    for found in _STREAM.finditer(raw):
+        end = raw.find(b"endstream", found.end())
+        length = (end if end >= 0 else len(raw)) - found.end()
+        if length * _DEFLATE_RATIO < _MAX_STREAM_BYTES:
+            continue
+        unpacking, packed, unpacked = zlib.decompressobj(), memoryview(raw)[found.end() : found.end() + length], 0
+        try:
+            rest: Any = packed
+            while rest and unpacked <= _MAX_STREAM_BYTES:
+                unpacked += len(unpacking.decompress(rest, _BLOCK_BYTES))
+                rest = unpacking.unconsumed_tail
+        except zlib.error:
+            continue  # not packed in this way, or broken, which pdfium can say better
+        if unpacked > _MAX_STREAM_BYTES and unpacked > length * limits.max_expansion:
+            message = f"{human_bytes(length)} of it unpack to more than {human_bytes(unpacked)}"
+            raise FlawError(Flaw("expands-too-far", message))
 
 
 def _page_texts(document: Any, limits: ReadLimits) -> Iterator[str]:

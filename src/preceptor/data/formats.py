@@ -108,8 +108,6 @@ def decode_text(raw: bytes, encoding: str = "utf-8-sig") -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         message = f"byte {raw[error.start]:#04x} at {error.start} is not {error.encoding}"
         raise FlawError(Flaw("invalid-utf8", message, line=line)) from error
-    except LookupError as error:
-        raise FlawError(Flaw("invalid-utf8", f"nothing is known of the charset {encoding!r}")) from error
 
 
 def read_page(path: Path, limits: ReadLimits, extractor: Extractor) -> Iterator[Record | Flaw]:

@@ -256,6 +256,9 @@ def _csv_rows(lines: _Lines, delimiter: str, config: SourceConfig, limits: ReadL
     if place is None:
         yield Flaw("no-text-field", missing_field(config, headers[0]), 1)
         return
+    if headers[place].count(config.text_field) > 1:
+        yield Flaw("broken-csv", f"the first row names {config.text_field!r} twice", 1)
+        return
     names, rows = headers[place], csv.reader(lines, delimiter=delimiters[place], strict=True)
     while True:
         first = lines.number + 1

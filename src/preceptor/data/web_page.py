@@ -20,6 +20,15 @@ _SNIFFED_BYTES = 8192
 # The names are bounded so that no page makes the search go over the same bytes again and again.
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s{0,4}=\s{0,4}["']?\s{0,4}([\w-]{2,20})""", re.IGNORECASE)
 _XML_CHARSET = re.compile(rb"""<\?xml[^>]{0,100}encoding\s{0,4}=\s{0,4}["']([\w-]{2,20})""", re.IGNORECASE)
+_CHARSETS = re.compile(
+    r"iso-8859-(?:[2-9]|1[013-6])|windows-(?:125\d|874|932|949)|koi8-[ru]|gb2312|gbk|gb18030|big5(?:-hkscs)?"
+    r"|euc-(?:jp|kr)|shift_jis|iso-2022-(?:jp|kr)|tis-620"
+)
+# What is said to be plain Latin is read as browsers read it.
+_AS_BROWSERS = {
+    **dict.fromkeys(("ascii", "us-ascii", "iso-8859-1", "latin1", "latin-1", "cp1252"), "cp1252"),
+    **{"macintosh": "mac-roman", "sjis": "shift_jis", "x-sjis": "shift_jis", "ks_c_5601-1987": "cp949"},
+}
 _LANGUAGE = re.compile(r"""<html\s[^>]{0,500}?\blang\s{0,4}=\s{0,4}["']?([\w-]{2,35})""", re.IGNORECASE)
 _TAG = re.compile(r"<(/?[a-zA-Z]\w{0,20})")
 # Finding the main content takes time that grows with the square of the depth; no page that people read is so deep.
@@ -96,21 +105,25 @@ def _decode(raw: bytes, charset: str, fallback: bool) -> str:
     if b"\0" in raw[:_SNIFFED_BYTES]:
         raise FlawError(Flaw("binary", "bytes of zero in what should be text"))
     found = _META_CHARSET.search(raw, 0, _SNIFFED_BYTES) or _XML_CHARSET.match(raw)
-    declared = charset or (found[1].decode("ascii", "replace") if found else "")
-    # What is said to be plain Latin is read as browsers read it; what is said to be UTF-8 may start with a mark.
-    name = {"utf-8": "", "utf8": "", "iso-8859-1": "cp1252", "latin1": "cp1252"}.get(declared.lower(), declared)
     try:
-        return raw.decode(name or "utf-8-sig")
+        return raw.decode(encoding_of(charset or (found[1].decode("ascii", "replace") if found else "")))
     except UnicodeDecodeError as error:
         if fallback:
             return _guessed(raw)
         line = raw.count(b"\n", 0, error.start) + 1
         message = f"byte {raw[error.start]:#04x} at {error.start} is not {error.encoding}"
         raise FlawError(Flaw("invalid-utf8", message, line=line)) from error
-    except LookupError as error:
-        if fallback:
-            return _guessed(raw)
-        raise FlawError(Flaw("invalid-utf8", f"nothing is known of the charset {declared!r}")) from error
+
+
+def encoding_of(charset: str) -> str:
+    """How bytes are decoded that are said to be of a charset; as UTF-8 where that is none a page can be of.
+
+    Not every codec of Python may be named by a page: some are no charsets, and some take time without bound.
+    """
+    name = charset.lower()
+    if name in _AS_BROWSERS:
+        return _AS_BROWSERS[name]
+    return name if _CHARSETS.fullmatch(name) else "utf-8-sig"
 
 
 def _guessed(raw: bytes) -> str:
