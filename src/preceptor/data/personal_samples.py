@@ -163,6 +163,12 @@ def _announced_phone(rng: random.Random, value: str) -> Written:
     return rng.choice(("Tel. ", "Phone: ", "tel:", "call ", "Mobile ", "Fax: ", "WhatsApp ", "☎ ")), value, "\n"
 
 
+def _national_phone(rng: random.Random, value: str) -> Written:
+    if rng.random() < 0.5:
+        return _plain(rng, values.national_phone(rng, ("US", "FR", "GB")))
+    return _announced_phone(rng, values.national_phone(rng, ("US", "GB", "DE", "FR", "AU", "JP", "IN", "ES", "IT")))
+
+
 def _assigned_key(rng: random.Random, value: str) -> Written:
     before, after = rng.choice((("export API_KEY=", "\n"), ('token = "', '"'), ("secret: '", "'"),
                                 ("-H 'Authorization: Bearer ", "'"), ('{"key": "', '"}')))  # fmt: skip
@@ -173,7 +179,7 @@ _EVERYWHERE: tuple[Variant, ...] = (_plain, _plain, _plain, _in_json, _in_table,
 _DISGUISED: tuple[Variant, ...] = (_full_width, _invisible, _look_alikes)
 _VARIANTS: dict[str, tuple[Variant, ...]] = {
     "email": (*_EVERYWHERE, _full_width, _invisible, _written_email, _written_email, _escaped_email, _encoded_email),
-    "phone": (*_EVERYWHERE, *_DISGUISED, _on_two_lines, _announced_phone),
+    "phone": (*_EVERYWHERE, *_DISGUISED, _on_two_lines, _announced_phone, _national_phone),
     "ip-address": (*_EVERYWHERE, _full_width, _invisible, _defanged, _with_port),
     "mac-address": (*_EVERYWHERE, *_DISGUISED),
     "card": (*_EVERYWHERE, *_DISGUISED, _in_groups, _in_groups, _in_cells),
@@ -220,7 +226,8 @@ _LOOK_ALIKES = (
     "version ~.~.~.~ is out", "ISBN 978-#-###-#####-#, second edition", "Order no. ######## was shipped",
     "Order no. ############ was shipped", "order number ################", "invoice ####-###### of 20##-0~-1~",
     "invoice ##########", "on 1~.0~.19## at 12:30:##", "20##-1~-2~T08:15:3#.######+00:00", "commit ^^^^^^^^^^^^^^^^^^^^",
-    "sha256:^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^", "id ^^^^^^^^-^^^^-4^^^-a^^^-^^^^^^^^^^^^",
+    "sha256:^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^",
+    "id ^^^^^^^^-^^^^-4^^^-a^^^-^^^^^^^^^^^^",
     "x = 0.################ + ##.##############e-0#", "at 4#.######, -1##.###### on the map",
     "@app.route('/items/###')\ndef items_##(): ...", "y = a_# @ b.transpose(#, #)", "h = h * ##### + #########",
     "npm install left-pad@~.~.~ icon@~x.png", "git clone git@github.com:group-##/project.git",
