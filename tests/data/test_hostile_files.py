@@ -12,10 +12,12 @@ import zlib
 import pyarrow
 import pyarrow.parquet
 import pytest
-from file_samples import WARC, compress, epub, pdf, warc_record
+from file_samples import PAGE, WARC, compress, epub, pdf, warc_record
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from preceptor.core.errors import DataError, EmptyDataError
-from preceptor.data.document import Document
+from preceptor.data.document import Document, Rejected
 from preceptor.data.sources import Reader, SourceConfig, inputs, plan
 
 LIMIT = 100_000
@@ -332,6 +334,31 @@ def test_a_file_that_may_not_be_read_is_counted(tmp_path):
     (tmp_path / "secret.txt").chmod(0)
     assert outcomes(read(tmp_path)) == ["good", "unreadable"]
     assert any("unreadable" in one for one in inputs([SourceConfig(path=str(tmp_path))]))
+
+
+SAMPLES = {
+    **{"x.json": b'[{"text": "one"}, {"text": "two"}]', "x.jsonl": b'{"text": "one"}\n{"text": "two"}\n'},
+    **{"x.csv": b'id,text\n1,"a, b"\n2,"two\nlines"\n', "x.md": b"---\ntitle: T\n---\n# Title\ntext"},
+    **{"x.html": PAGE.encode(), "x.warc": WARC, "x.pdf": pdf(["text"]), "x.epub": epub(["<p>text</p>"])},
+    **{"x.txt.gz": gzip.compress(b"text " * 50), "x.jsonl.zst": compress(b'{"text": "one"}\n' * 9, ".zst")},
+}
+
+
+@given(st.sampled_from(sorted(SAMPLES)), st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bytes_changed_anywhere_give_documents_or_rejections_and_nothing_else(tmp_path, name, data):
+    raw = bytearray(SAMPLES[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(raw)))
+        stop = data.draw(st.integers(start, min(len(raw), start + 40)))
+        raw[start:stop] = data.draw(st.one_of(st.binary(max_size=20), st.just(bytes(raw[:start][-30:]))))
+    path = tmp_path / name
+    path.write_bytes(raw)
+    configs = [SourceConfig(path=str(path))]
+    for piece in plan(configs, piece_bytes=1000):
+        for record in Reader(configs, stop_on_bad_input=False).read_piece(piece):
+            assert isinstance(record, Document | Rejected)
+            assert record.text.encode() or record.text == "" if isinstance(record, Document) else record.rule
 
 
 def test_fields_of_any_type_break_nothing(tmp_path):

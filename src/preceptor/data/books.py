@@ -1,8 +1,10 @@
 """Books and papers: the text of EPUB and PDF files, with title, author and date, within limits."""
 
 import io
+import lzma
 import posixpath
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -27,6 +29,11 @@ _FIELDS = {"title": "title", "creator": "author", "date": "date", "language": "l
 _CONTAINER = "META-INF/container.xml"
 # pdfium marks a word that is parted at the end of a line by one of these.
 _PARTED = re.compile("[\ufffe\x02\xad]\r?\n?")
+# All that the reader of archives raises on bytes that are none.
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, KeyError, NotImplementedError, OSError, OverflowError, RuntimeError, ValueError),
+)
 _STREAM = re.compile(rb"stream\r?\n(?=x)")
 _DEFLATE_RATIO = 1032
 _MAX_STREAM_BYTES = 128 << 20
@@ -46,18 +53,17 @@ def read_epub(path: Path, limits: ReadLimits) -> Iterator[Record]:
     Raises:
         FlawError: it is broken, locked, or unpacks to more than a record may hold.
     """
+    raw = _read_bytes(path, limits)
     try:
-        raw = _read_bytes(path, limits)
         with zipfile.ZipFile(io.BytesIO(raw)) as book:
             if len(book.namelist()) > _MAX_ENTRIES:
                 raise FlawError(Flaw("expands-too-far", f"it holds {len(book.namelist()):,} files"))
             yield _Book(book, len(raw), limits).record()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise FlawError(Flaw("broken-epub", f"the archive is broken: {error}")) from error
     except ElementTree.ParseError as error:
         raise FlawError(Flaw("broken-epub", f"its table of contents is broken: {error}")) from error
-    except (KeyError, RuntimeError, UnicodeDecodeError) as error:
-        raise FlawError(Flaw("broken-epub", str(error.args[0] if error.args else error))) from error
+    except _BROKEN as error:
+        reason = str(error.args[0] if error.args else type(error).__name__)
+        raise FlawError(Flaw("broken-epub", f"the archive is broken: {reason}")) from error
 
 
 class _Book:
@@ -132,7 +138,7 @@ def read_pdf(path: Path, limits: ReadLimits) -> Iterator[Record]:
     Raises:
         FlawError: it is broken, locked, or longer than a record may be.
     """
-    import pypdfium2
+    import pypdfium2  # type: ignore[import-untyped,unused-ignore]
 
     raw = _read_bytes(path, limits)
     _refuse_streams_without_end(raw, limits)
