@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 from preceptor.data.document import Document, Drop, Rejected
+from preceptor.data.mixture import MixtureConfig
 from preceptor.data.source_config import SourceConfig
 from preceptor.data.statistics import Statistics
 
@@ -40,6 +41,7 @@ class Recipe:
         SourceConfig(name="code", path="src", licence="MIT"),
         SourceConfig(name="nothing", path="empty"),
     )
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
     overlap: Overlap = field(default_factory=Overlap)
     contamination: Contamination = field(default_factory=Contamination)
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ from preceptor.core.errors import OutputError
 from preceptor.data import croissant, datasheet
 from preceptor.data.datasheet_page import render
 from preceptor.data.document import Document, Drop, Rejected
+from preceptor.data.mixture import MixtureConfig
 from preceptor.data.statistics import Statistics
 from preceptor.data.visible import visible
 
@@ -111,6 +113,27 @@ def test_tokens_are_shown_where_they_are_known():
     sheet = datasheet.build(statistics, config=Recipe(), tokens={"web": 12345})
     assert [row["tokens"] for row in sheet["collections"]] == [12345, 0, 0, 0]
     assert '<td class="n">12,345</td>' in render(sheet)
+
+
+def test_the_mixture_shows_what_training_will_see():
+    statistics = counted(events(400))
+    sheet = datasheet.build(statistics, config=Recipe(mixture=MixtureConfig(kind="weights")))
+    web, books, _, nothing = sheet["collections"]
+    assert [row["share_in_training"] for row in sheet["collections"]] == pytest.approx([0.25, 0.5, 0.25, 0])
+    num_bytes = sheet["train"]["bytes"]
+    assert books["epochs_in_training"] * books["train_bytes"] == pytest.approx(num_bytes / 2)
+    assert web["epochs_in_training"] < books["epochs_in_training"] and nothing["epochs_in_training"] == 0
+    assert "by the weights in the recipe" in render(sheet)
+    plain = datasheet.build(statistics, config=Recipe())
+    assert [row.get("epochs_in_training") for row in plain["collections"][:3]] == pytest.approx([1, 1, 1])
+
+
+def test_a_mixture_that_cannot_be_is_a_warning():
+    capped = tuple(replace(source, max_epochs=0.5) for source in Recipe().sources)
+    sheet = datasheet.build(counted(events(60)), config=Recipe(sources=capped))
+    assert any("the mixture cannot blend as much text as there is" in warning for warning in sheet["warnings"])
+    assert "share_in_training" not in sheet["collections"][0]
+    assert Page(render(sheet)).open == []
 
 
 def test_the_page_is_whole_and_fetches_nothing(sheet, tmp_path):

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from preceptor.core.config import encode
-from preceptor.core.errors import output_errors
+from preceptor.core.errors import DataError, output_errors
 from preceptor.data.document import UNKNOWN_LICENCE
 from preceptor.data.histograms import Histogram, edges_of
+from preceptor.data.mixture import Ingredient, MixtureConfig, shares
 from preceptor.data.statistics import RIGHTS_RULES, Statistics, Table
 
 DUPLICATE_RULES = ("duplicate-id", "exact-duplicate", "near-duplicate", "repeated-elsewhere")
@@ -70,6 +71,7 @@ def build(
         "drop_samples": {rule: [row for _, row in rows] for rule, rows in sorted(statistics.samples.items())},
         "recipe": {name: value for name, value in recipe.items() if name not in _NOT_IN_RECIPE},
     }
+    sheet["mixture"] = _mixture(sheet["collections"], recipe)
     sheet["warnings"] = _warnings(sheet)
     return sheet
 
@@ -146,6 +148,30 @@ def _of_collection(table: Table, collection: str) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def _mixture(collections: list[dict[str, Any]], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """How the mixture of the recipe blends the sources in as much text as they have, and what hinders it.
+
+    The share and the epochs of each source are put into its row.
+    """
+    if "mixture" not in recipe:
+        return {}
+    config = MixtureConfig(**recipe["mixture"])
+    ingredients = [
+        Ingredient(row["name"], row["train_bytes"], row.get("weight", 1.0), row.get("max_epochs", 0.0))
+        for row in collections
+    ]
+    num_bytes = sum(each.num_samples for each in ingredients)
+    described = {"kind": config.kind, "temperature": config.temperature, "problem": ""}
+    try:
+        blended = shares(config, ingredients, num_bytes)
+    except DataError as error:
+        return described | {"problem": str(error)}
+    for row, share in zip(collections, blended, strict=True):
+        row["share_in_training"] = share
+        row["epochs_in_training"] = share * num_bytes / max(1, row["train_bytes"])
+    return described
+
+
 def _contamination(statistics: Statistics, recipe: Mapping[str, Any], drops: Mapping[str, int]) -> dict[str, Any]:
     """The evaluation sets that were searched for, and how many documents had words of each."""
     asked = recipe.get("contamination") or {}
@@ -201,6 +227,8 @@ def _warnings(sheet: Mapping[str, Any]) -> list[str]:
         if row["documents_in"] and not row["documents_kept"]
     ]
     warnings += [f"source {row['name']!r} gave no document" for row in sheet["collections"] if not row["documents_in"]]
+    if problem := sheet["mixture"].get("problem"):
+        warnings.append(f"the mixture cannot blend as much text as there is: {problem}")
     if contaminated := sum(sheet["contamination"]["documents_kept_by_set"].values()):
         warnings.append(
             f"{contaminated} documents share words with an evaluation set and are kept; what is measured on it will "

@@ -31,6 +31,7 @@ def render(sheet: Mapping[str, Any]) -> str:
     }
     environment.tests["table"] = lambda value: isinstance(value, Mapping)
     environment.tests["rows"] = _is_rows
+    environment.tests["matrix"] = lambda value: isinstance(value, Mapping) and _is_rows([*value.values()])
     charts = [_chart(name, measure, sheet["outliers"].get(name)) for name, measure in sheet["measures"].items()]
     drawn = [
         _Charted(name, chart, sheet["measures"][name]) for name, chart in zip(sheet["measures"], charts, strict=True)
@@ -67,7 +68,7 @@ def _is_rows(value: object) -> bool:
     """Whether a value is a list of tables with the same names, which makes a table."""
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         return False
-    return all(isinstance(row, Mapping) and list(row) == list(value[0]) for row in value)
+    return all(isinstance(row, Mapping) and row and list(row) == list(value[0]) for row in value)
 
 
 @dataclass(frozen=True, slots=True)

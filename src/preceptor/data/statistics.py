@@ -18,6 +18,7 @@ RIGHTS_RULES = frozenset(
 _WITHOUT_EXCERPT = RIGHTS_RULES | {"personal-data"}
 _PENDING_ROWS = 1024
 _DETAIL_CHARACTERS = 500
+_KIND_CHARACTERS = 40
 _TABLES = (
     *("totals", "collections", "drops", "refused", "licences", "consents", "languages", "years"),
     *("kinds", "splits", "edits", "redactions", "notes"),
@@ -78,7 +79,7 @@ class Statistics:
             ("consents", document.consent),
             ("languages", document.language or "und"),
             ("years", year if len(year) == 4 and year.isascii() and year.isdecimal() else "unknown"),
-            ("kinds", document.source.partition(":")[0]),
+            ("kinds", _kind(document.source)),
             ("splits", split),
         ):
             self.tables[table][name].update(sums)
@@ -192,6 +193,12 @@ class Statistics:
             # What a rule has measured may be anything, a share or a count.
             histograms[name] = Histogram("log" if side == "measured" else scale_of(name))
         return histograms[name]
+
+
+def _kind(source: str) -> str:
+    """What stands before the colon: ``file`` or ``python``; a name without one says nothing of its kind."""
+    kind, colon, _ = source.partition(":")
+    return kind if colon and len(kind) <= _KIND_CHARACTERS else "other"
 
 
 def _order(sample: tuple[str, dict[str, Any]]) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Browsing a corpus: documents that were kept and dropped, each with the reason."""
 
+import io
 import json
 import sys
 from collections import deque
@@ -75,7 +76,7 @@ class Entry:
 
 
 def select(corpus: Corpus, selection: Selection) -> Iterator[Entry]:
-    """The documents that are asked for, in the order in which they were read.
+    """The documents that are asked for, in the order in which they were read; if only kept ones, split by split.
 
     Raises:
         ConfigError: no document was dropped by the rule.
@@ -183,6 +184,9 @@ def browse(
         ConfigError: no document was dropped by the rule.
     """
     output = output or sys.stdout
+    if isinstance(output, io.TextIOWrapper):
+        # A terminal may know fewer letters than the documents have.
+        output.reconfigure(errors="backslashreplace")
     entries = select(corpus, selection)
     if as_json:
         shown = _write_json(entries, output)
