@@ -13,10 +13,11 @@ from preceptor.core.artifact import write_folder
 from preceptor.core.errors import ArtifactError, ConfigError, MismatchError
 from preceptor.data.document import Document
 from preceptor.tokenizer import tokenizer as module
-from preceptor.tokenizer.bpe import TokenizerConfig, train
 from preceptor.tokenizer.chat import encode_example, encode_prompt
+from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.stream import TokenStream, encode
 from preceptor.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
+from preceptor.tokenizer.training import train
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. " * 3,

@@ -1,15 +1,129 @@
-"""A question and its answer as ids: the one template that trains, evaluates and serves."""
+"""A conversation as ids: the one template that trains, evaluates and serves, rendered in Jinja's sandbox."""
 
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from preceptor.core.errors import DataError
 from preceptor.tokenizer.tokenizer import Tokenizer
+
+DEFAULT_TEMPLATE = (
+    "<|endoftext|>"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|endoftext|>"
+    "{% else %}{{ raise_exception('this template knows only user and assistant') }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+_PRIVATE = range(0xE000, 0xF8FF)
 
 
 def encode_prompt(tokenizer: Tokenizer, question: str) -> list[int]:
-    """The ids after which the answer comes: end of text, user, question, assistant."""
-    return [tokenizer.end_of_text_id, tokenizer.user_id, *tokenizer.encode(question), tokenizer.assistant_id]
+    """The ids after which the answer comes: with our template end of text, user, question, assistant."""
+    return encode_chat(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
 
 
 def encode_example(tokenizer: Tokenizer, question: str, answer: str) -> tuple[list[int], list[bool]]:
-    """The ids of an example, and which of them are supervised: the answer and the end of text that closes it."""
+    """The ids of an example, and which of them are supervised: the answer and what closes it.
+
+    Raises:
+        DataError: the chat template does not write the conversation as the prompt followed by the answer.
+    """
     prompt = encode_prompt(tokenizer, question)
-    reply = [*tokenizer.encode(answer), tokenizer.end_of_text_id]
-    return prompt + reply, [False] * len(prompt) + [True] * len(reply)
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    ids = encode_chat(tokenizer, messages, add_generation_prompt=False)
+    if ids[: len(prompt)] != prompt:
+        raise DataError(
+            "the tokenizer's chat template does not write a conversation as its prompt followed by the answer",
+            remedy="import the tokenizer with another chat template, or remove chat_template to use ours",
+        )
+    return ids, [False] * len(prompt) + [True] * (len(ids) - len(prompt))
+
+
+def encode_chat(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool
+) -> list[int]:
+    """The ids of a conversation. Only the template writes special tokens: in a message their words are words.
+
+    Raises:
+        DataError: the template refuses the conversation, or what it does is not allowed.
+    """
+    specials = tokenizer.special_tokens
+    mark = _unused_character(messages)
+    told = [
+        {key: _break_up(text, specials, mark) if key != "role" else text for key, text in message.items()}
+        for message in messages
+    ]
+    text = render(tokenizer, told, add_generation_prompt=add_generation_prompt)
+    ids: list[int] = []
+    if not specials:
+        return tokenizer.encode(text.replace(mark, ""))
+    longest_first = sorted(specials, key=len, reverse=True)
+    for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text):
+        if part in specials:
+            ids.append(tokenizer.special_id(part))
+        elif part:
+            ids += tokenizer.encode(part.replace(mark, ""))
+    return ids
+
+
+def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+    """The text of a conversation by the tokenizer's template, or by ours where it has none.
+
+    Raises:
+        DataError: the template refuses the conversation, or what it does is not allowed.
+    """
+    source = tokenizer.chat_template
+    try:
+        return _compiled(DEFAULT_TEMPLATE if source is None else source).render(
+            messages=list(messages),
+            add_generation_prompt=add_generation_prompt,
+            bos_token=tokenizer.bos_token,
+            eos_token=tokenizer.end_of_text,
+            tools=None,
+            documents=None,
+        )
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise DataError(
+            f"the tokenizer's chat template cannot write this conversation: {error}",
+            remedy="check the roles and their order, or the chat_template in tokenizer_config.json",
+        ) from error
+
+
+@lru_cache(maxsize=16)
+def _compiled(source: str) -> Template:
+    # A template comes with a file of others. In the sandbox it can reach no attribute that leads out of its values.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _refuse
+    environment.filters["tojson"] = _to_json
+    return environment.from_string(source)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _unused_character(messages: Sequence[Mapping[str, str]]) -> str:
+    """A character of private use that no message holds."""
+    used = set("".join(text for message in messages for text in message.values()))
+    return next(chr(code) for code in _PRIVATE if chr(code) not in used)
+
+
+def _break_up(text: str, specials: Sequence[str], mark: str) -> str:
+    """The text with a mark inside of all words of special tokens."""
+    for special in specials:
+        if special in text:
+            text = text.replace(special, special[:1] + mark + special[1:])
+    return text

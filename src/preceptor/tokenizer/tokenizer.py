@@ -3,10 +3,11 @@
 import codecs
 import hashlib
 import json
+import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
@@ -15,36 +16,60 @@ from numpy.typing import NDArray
 from preceptor.core.errors import ArtifactError, output_errors
 from preceptor.core.progress import say
 from preceptor.data.document import is_encodable
+from preceptor.tokenizer.alphabet import BYTE_OF
+from preceptor.tokenizer.config import ASSISTANT, END_OF_TEXT, SPECIAL_TOKENS, UNKNOWN, USER
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
-END_OF_TEXT, USER, ASSISTANT = "<|endoftext|>", "<|user|>", "<|assistant|>"
-SPECIAL_TOKENS = (END_OF_TEXT, USER, ASSISTANT)
+__all__ = ["CONFIG_FILE", "SPECIAL_TOKENS", "TOKENIZER_FILE", "DecodeStream", "Tokenizer"]
 
 _PARITY_SAMPLE = (
     "def f(x): return x**2  # naïve\n\n\tElif\r\n",
     "It's 3.14159, they'll say; 日本語 тест 🙂\u200d ﬁ\u00a0end   ",
     "".join(chr(code) for code in range(1, 256)),
 )
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+_SAMPLE_CHARACTERS = 1 << 17
 
 
 class Tokenizer:
-    """A byte-level tokenizer: every text has ids, and the ids give the text back."""
+    """Ids for every text. Whether they give the text back depends on the kind: byte-level ones always do."""
 
-    def __init__(self, definition: str) -> None:
+    def __init__(
+        self,
+        definition: str,
+        *,
+        end_of_text: str = END_OF_TEXT,
+        chat_template: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self._definition = definition
         self._exact = tokenizers.Tokenizer.from_str(definition)
-        # Without its special tokens the encoder cannot be talked into emitting one by the words of a document.
         table = json.loads(definition)
-        self._plain_definition = json.dumps({**table, "added_tokens": []})
+        self._plain_definition = json.dumps(_without_special_tokens(table))
         self._plain = tokenizers.Tokenizer.from_str(self._plain_definition)
-        self._fast: Any = None
+        self._fast: Any = None if table["model"]["type"] == "BPE" else False
         self._fast_lock = threading.Lock()
+        self._writing = _writing(table)
+        self._strips_space = '"Strip"' in json.dumps(table["decoder"])
+        self._settings = dict(settings or {})
+        self.chat_template = chat_template
+        self.special_tokens = tuple(each["content"] for each in table["added_tokens"] if each["special"])
         self.vocab_size = int(self._exact.get_vocab_size(with_added_tokens=True))
         self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
-        self.end_of_text_id, self.user_id, self.assistant_id = (self._id(token) for token in SPECIAL_TOKENS)
+        if chat_template is not None or end_of_text != END_OF_TEXT:
+            said = json.dumps([self.fingerprint, end_of_text, chat_template])
+            self.fingerprint = hashlib.sha256(said.encode()).hexdigest()
+        self.end_of_text = end_of_text
+        self.end_of_text_id = self.special_id(end_of_text)
+        self.unknown_id = _unknown_id(table)
 
-    def _id(self, token: str) -> int:
+    def special_id(self, token: str) -> int:
+        """The id of a special token.
+
+        Raises:
+            ArtifactError: there is none.
+        """
         number = self._exact.token_to_id(token)
         if number is None:
             raise ArtifactError(
@@ -52,6 +77,23 @@ class Tokenizer:
                 remedy="use a tokenizer that `preceptor tokenizer` has trained",
             )
         return int(number)
+
+    @property
+    def bos_token(self) -> str:
+        """What a chat template may put first."""
+        said = self._settings.get("bos_token")
+        said = said.get("content") if isinstance(said, dict) else said
+        return said if isinstance(said, str) else self.end_of_text
+
+    @property
+    def user_id(self) -> int:
+        """The id that starts a question in our own chat template."""
+        return self.special_id(USER)
+
+    @property
+    def assistant_id(self) -> int:
+        """The id that starts an answer in our own chat template."""
+        return self.special_id(ASSISTANT)
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -62,7 +104,15 @@ class Tokenizer:
         """
         path = folder / TOKENIZER_FILE
         try:
-            return cls(path.read_text(encoding="utf-8"))
+            definition = path.read_text(encoding="utf-8")
+            said: dict[str, Any] = {}
+            if (folder / CONFIG_FILE).is_file():
+                said = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            end = said.get("eos_token") or END_OF_TEXT
+            loaded = cls(definition, end_of_text=end, chat_template=said.get("chat_template"), settings=said)
+            if loaded.chat_template is None and not {USER, ASSISTANT} <= set(loaded.special_tokens):
+                raise ArtifactError(f"{path} lacks the special token {USER} or {ASSISTANT}, and has no chat template")
+            return loaded
         except ArtifactError:
             raise
         except Exception as error:  # tokenizers raises plain Exception on a file it cannot parse
@@ -73,14 +123,20 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and the tokenizer_config.json by which transformers loads it."""
+        others = [token for token in self.special_tokens if token not in (self.end_of_text, UNKNOWN)]
         config = {
+            **self._settings,
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": END_OF_TEXT,
-            "eos_token": END_OF_TEXT,
-            "pad_token": END_OF_TEXT,
-            "additional_special_tokens": [USER, ASSISTANT],
+            "bos_token": self.bos_token,
+            "eos_token": self.end_of_text,
+            "pad_token": self._settings.get("pad_token") or self.end_of_text,
+            "additional_special_tokens": others,
             "clean_up_tokenization_spaces": False,
         }
+        if self.unknown_id is not None:
+            config["unk_token"] = self._exact.id_to_token(self.unknown_id)
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
         with output_errors(folder):
             (folder / TOKENIZER_FILE).write_text(self._definition, encoding="utf-8")
             (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -104,8 +160,16 @@ class Tokenizer:
         fast = self._fast_encoder(texts)
         if fast is not None:
             return _encode_fast(fast, texts)
-        rows = [encoding.ids for encoding in self._plain.encode_batch_fast(texts)]
+        rows = [encoding.ids for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
         return np.array([token for row in rows for token in row], np.uint32), np.array([*map(len, rows)], np.int64)
+
+    def encode_files(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of whole files of UTF-8 text one after another, and how many each file has."""
+        first = paths[0].read_text(encoding="utf-8", errors="replace")[:_SAMPLE_CHARACTERS] if paths else ""
+        fast = self._fast_encoder([first])
+        if fast is None or not paths:
+            return self.encode_flat([path.read_bytes().decode("utf-8", "replace") for path in paths])
+        return _flatten(fast.encode_files([str(path) for path in paths]))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens are left out, and bytes that are no UTF-8 become replacement characters."""
@@ -114,13 +178,24 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """The bytes that an id stands for; none for a special token or an id outside the vocabulary."""
         written = self._exact.id_to_token(token)
-        if written is None or written in SPECIAL_TOKENS:
+        if written is None or written in self.special_tokens:
             return b""
-        return bytes(_BYTE_OF[character] for character in written)
+        if self._writing == "byte-level":
+            return b"".join(bytes([BYTE_OF[c]]) if c in BYTE_OF else c.encode() for c in written)
+        if self._writing == "sentencepiece":
+            if found := _BYTE_PIECE.fullmatch(written):
+                return bytes([int(found[1], 16)])
+            return bytes(written.replace("\u2581", " ").encode())
+        return bytes(written.encode())
 
     def decode_stream(self) -> "DecodeStream":
         """A decoder for ids that come one by one."""
-        return DecodeStream(self)
+        return DecodeStream(self, strips_space=self._strips_space)
+
+    @property
+    def uses_fast_encoder(self) -> bool:
+        """Whether the fast encoder has proved itself equal and encodes many texts."""
+        return bool(self._fast)
 
     def _fast_encoder(self, texts: Sequence[str]) -> Any:
         """The fast encoder, or None where it is not equal to the exact one; checked on a sample, and said once."""
@@ -132,12 +207,13 @@ class Tokenizer:
     def _make_fast_encoder(self, texts: Sequence[str]) -> Any:
         try:
             import gigatoken
-        except ImportError as error:
+
+            fast = gigatoken.Tokenizer.from_json(self._plain_definition)
+        except (ImportError, ValueError, RuntimeError, TypeError) as error:
             say(f"warning: the fast encoder cannot be loaded ({error}); the slower exact one is used")
             return None
         stride = max(1, len(texts) // 64)
-        sample = [*_PARITY_SAMPLE, *texts[::stride][:64]]
-        fast = gigatoken.Tokenizer.from_json(self._plain_definition)
+        sample = [*_PARITY_SAMPLE, *(text[: _SAMPLE_CHARACTERS // 64] for text in texts[::stride][:64])]
         flat, lengths = _encode_fast(fast, sample)
         for text, ids in zip(sample, np.split(flat, np.cumsum(lengths)[:-1]), strict=True):
             if self.encode(text) != ids.tolist():
@@ -146,15 +222,49 @@ class Tokenizer:
         return fast
 
 
+def _without_special_tokens(table: dict[str, Any]) -> dict[str, Any]:
+    """The definition of an encoder that cannot be talked into emitting a special token by the words of a document."""
+    special = {each["content"] for each in table["added_tokens"] if each["special"]}
+    kept = [each for each in table["added_tokens"] if not each["special"]]
+    model = table["model"]
+    if model["type"] == "Unigram":
+        # Unlike merges, a Unigram model finds any piece in the text; no text holds these.
+        vocab = [[f" \0 {piece}" if piece in special else piece, score] for piece, score in model["vocab"]]
+        model = {**model, "vocab": vocab}
+    return {**table, "added_tokens": kept, "model": model}
+
+
+def _writing(table: dict[str, Any]) -> Literal["byte-level", "sentencepiece", "plain"]:
+    """How the vocabulary writes the bytes of its tokens."""
+    decoder = json.dumps(table["decoder"])
+    if '"ByteLevel"' in decoder:
+        return "byte-level"
+    return "sentencepiece" if '"ByteFallback"' in decoder or '"Metaspace"' in decoder else "plain"
+
+
+def _unknown_id(table: dict[str, Any]) -> int | None:
+    """The id of the unknown token, where text can have it."""
+    model = table["model"]
+    if model.get("byte_fallback"):
+        return None
+    if model["type"] == "Unigram":
+        return model["unk_id"] if model["unk_id"] is None else int(model["unk_id"])
+    unknown = model.get("unk_token")
+    return None if unknown is None else model["vocab"].get(unknown)
+
+
 def _encodable(text: str) -> str:
     """The text with a replacement character for each half of a surrogate pair, which UTF-8 cannot write."""
     return text if is_encodable(text) else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _encode_fast(fast: Any, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    return _flatten(fast.encode_batch(list(texts)))
+
+
+def _flatten(ragged: Any) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     import awkward
 
-    ragged = fast.encode_batch(list(texts))
     flat = awkward.to_numpy(awkward.flatten(ragged)).astype(np.uint32, copy=False)
     return flat, awkward.to_numpy(awkward.num(ragged)).astype(np.int64, copy=False)
 
@@ -162,26 +272,21 @@ def _encode_fast(fast: Any, texts: Sequence[str]) -> tuple[NDArray[np.uint32], N
 class DecodeStream:
     """Text from ids that come one by one: a character is given out when all of its bytes are there."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, strips_space: bool = False) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._strips_space = strips_space
 
     def push(self, token: int) -> str:
         """What can be shown now that this id is there."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token))
+        piece = self._decoder.decode(self._tokenizer.token_bytes(token))
+        if self._strips_space and piece:
+            self._strips_space = False
+            return piece.removeprefix(" ")
+        return piece
 
     def finish(self) -> str:
         """What is left when no more ids come."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The byte of each character by which a token of the vocabulary writes it. Source: Radford et al. 2019."""
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = (byte for byte in range(256) if byte not in shown)
-    return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
-
-
-_BYTE_OF = _byte_alphabet()
