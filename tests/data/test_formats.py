@@ -1,7 +1,9 @@
 """Formats: each gives the text that people read, and what the file says of itself, also compressed."""
 
 import csv
+import gzip
 import json
+import random
 
 import pyarrow
 import pyarrow.parquet
@@ -125,6 +127,27 @@ def test_a_page_of_an_archive_has_its_address_and_the_rest_is_counted(tmp_path):
     assert records[0].date == "2024-05-01" and records[2].date == "2024-05-01"
     assert [record.rule for record in records if not isinstance(record, Document)] == ["not-a-page", "not-a-page"]
     assert "404" in records[1].detail
+
+
+def test_pages_of_an_archive_are_found_however_they_were_sent(tmp_path):
+    draw = random.Random(0)
+    parts, expected = [], []
+    for n in range(80):
+        text = f"{'word ' * draw.randrange(1, 300)}{n}"
+        body, extra = f"<html><body><p>{text}</p></body></html>".encode(), ""
+        if draw.random() < 0.5:
+            body, extra = gzip.compress(body), "Content-Encoding: gzip\r\n"
+        if draw.random() < 0.5:
+            cut = draw.randrange(1, len(body))
+            chunks = [body[:cut], body[cut:], b""]
+            body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+            extra += "Transfer-Encoding: chunked\r\n"
+        kind = draw.choice(["response", "response", "request"])
+        parts.append(warc_record(f"https://a.org/{n}", body, extra=extra, kind=kind))
+        expected += [(f"https://a.org/{n}", text)] if kind == "response" else []
+    path = tmp_path / "x.warc.gz"
+    path.write_bytes(b"".join(map(gzip.compress, parts)))
+    assert [(document.origin, document.text.strip()) for document in read(path)] == expected
 
 
 def test_a_sheet_with_semicolons_is_read(tmp_path):

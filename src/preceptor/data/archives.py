@@ -146,7 +146,8 @@ def _response(payload: bytes, limits: ReadLimits) -> tuple[bytes, dict[str, str]
 
 def _joined(body: bytes) -> bytes:
     """A body without the lengths of its chunks; one that has none, as some crawlers keep it, as it is."""
-    parts, place = [], 0
+    parts: list[bytes] = []
+    place = 0
     while True:
         end = body.find(b"\r\n", place, place + 100)
         size = body[place:end].partition(b";")[0].strip() if end >= 0 else b""

@@ -39,7 +39,8 @@ def find(named: str) -> Iterator[Found]:
     # The folder's own name stays in front, so that two folders with the same files are told apart.
     front = root.resolve().name
     for found in _walk(str(root)):
-        if pattern is None or pattern.fullmatch(found.name):
+        # What cannot be looked into is said, since it may hold what the pattern names.
+        if pattern is None or pattern.fullmatch(found.name) or (found.problem and found.problem[0] == "unreadable"):
             name = _sayable(f"{front}/{found.name}" if front else found.name)
             yield Found(found.path, name, found.num_bytes, found.problem, pattern is None)
 
