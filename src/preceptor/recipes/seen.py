@@ -1,0 +1,161 @@
+"""Which steps of a pre-training run saw a document: its order of rows, kept so that it is found without a model."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preceptor.core.artifact import Artifact, Store, load, write_folder
+from preceptor.core.config import decode, digest
+from preceptor.core.errors import ArtifactError
+from preceptor.core.seeds import KeyedPermutation, derive
+from preceptor.data.mixture import Mixture, MixtureConfig
+from preceptor.recipes.folder import RUN_FILE
+
+FOLDER, KIND = "orders", "order"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What of a run decides at which steps a row is seen."""
+
+    num_rows: int
+    seed: int
+    rows_per_step: int
+    num_steps: int
+    shares: tuple[int, ...] = ()
+    """Where sources are blended: the share of each, of 2**40."""
+    mixture_seed: int = 0
+    ranges: tuple[tuple[int, int], ...] = ()
+    """Where sources are blended: for each its first row and how many it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order of a run: where each piece of the stream stands, and when."""
+
+    starts: NDArray[np.int64]
+    """The first token of each piece of a document, in the order of the stream."""
+    rows_of_pieces: NDArray[np.uint32]
+    rows: Rows
+
+    @classmethod
+    def of(cls, out: Path, checkpoint: Artifact) -> "Order | None":
+        """The order in which a checkpoint was trained, made when first asked for; None where its settings are lost."""
+        folder = out / FOLDER / checkpoint.id[:16]
+        try:
+            return cls._read(load(folder, KIND, verify=False))
+        except ArtifactError:
+            settings = _settings(out, checkpoint)
+            return None if settings is None else cls._make(folder, out, checkpoint, settings)
+
+    @classmethod
+    def _read(cls, artifact: Artifact) -> "Order":
+        said = artifact.facts
+        ranges = tuple((first, number) for first, number in said.get("ranges", ()))
+        rows = Rows(**{**said, "shares": tuple(said.get("shares", ())), "ranges": ranges})
+        columns = [np.load(artifact.file(f"{name}.npy"), mmap_mode="r") for name in ("starts", "rows")]
+        return cls(columns[0], columns[1], rows)
+
+    @classmethod
+    def _make(cls, folder: Path, out: Path, checkpoint: Artifact, settings: dict[str, Any]) -> "Order":
+        from preceptor.tokenizer.stream import TokenStream
+        from preceptor.tokenizer.tokenizer import Tokenizer
+        from preceptor.train.blend import Blending, pretraining_order
+        from preceptor.train.run import PretrainingConfig
+
+        store = Store(out / "artifacts")
+        tokenizer = Tokenizer.load(checkpoint.path)
+        tokens = store.load("tokens", checkpoint.parents["tokens"])
+        blending = settings["blending"]
+        sources = {name: (weight, cap) for name, (weight, cap) in blending["sources"].items()}
+        order = pretraining_order(
+            TokenStream.open(tokens.path, "train", tokenizer),
+            decode(PretrainingConfig, settings["pretraining"], where="pretraining"),
+            tokenizer.end_of_text_id,
+            settings["seed"],
+            Blending(decode(MixtureConfig, blending["config"], where="mixture"), sources),
+        )
+        plan, batches = order.objective.plan, order.batches
+        facts: dict[str, Any] = {
+            "num_rows": plan.num_rows,
+            "seed": batches.seed,
+            "rows_per_step": batches.rows_per_step,
+            "num_steps": order.num_steps,
+        }
+        if (blend := batches.blend) is not None:
+            facts |= {"shares": blend.mixture.drawn(1 << 40), "mixture_seed": blend.mixture.seed}
+            facts["ranges"] = [list(each) for each in blend.ranges]
+        rows_of_pieces = np.empty(len(plan.starts), np.uint32)
+        rows_of_pieces[plan.pieces] = np.repeat(np.arange(plan.num_rows), np.diff(plan.row_offsets))
+        with write_folder(folder, KIND, checkpoint.key, {"checkpoint": checkpoint.id}) as draft:
+            np.save(draft.path / "starts.npy", plan.starts)
+            np.save(draft.path / "rows.npy", rows_of_pieces)
+            draft.facts |= facts
+        return cls._read(load(folder, KIND))
+
+    def steps(self, start: int, stop: int) -> list[int]:
+        """The steps, counted from 1, whose batch held a token of ``[start, stop)`` of the stream."""
+        first, last = np.searchsorted(self.starts, [start, stop])
+        rows = np.unique(self.rows_of_pieces[first:last])
+        return sorted({step for row in rows.tolist() for step in steps_of(self.rows, row)})
+
+
+def steps_of(rows: Rows, row: int) -> list[int]:
+    """The steps, counted from 1, whose batch held a row: what ``Batches`` draws, undone."""
+    num_samples = rows.num_steps * rows.rows_per_step
+    samples = _samples_in_order(rows, row) if not rows.ranges else _samples_in_mixture(rows, row)
+    found: list[int] = []
+    for earliest, sample in samples:
+        if earliest >= num_samples:
+            return found
+        if sample < num_samples:
+            found.append(sample // rows.rows_per_step + 1)
+    return found
+
+
+def _samples_in_order(rows: Rows, row: int) -> Iterator[tuple[int, int]]:
+    """For each epoch the first sample that it may be, and the one that holds the row."""
+    for epoch in count():
+        first = epoch * rows.num_rows
+        yield first, first + _order(rows, rows.num_rows, epoch).inverse(row)
+
+
+def _samples_in_mixture(rows: Rows, row: int) -> Iterator[tuple[int, int]]:
+    source = next(n for n, (first, number) in enumerate(rows.ranges) if first <= row < first + number)
+    if not rows.shares[source]:
+        return
+    first, number = rows.ranges[source]
+    mixture = Mixture(rows.shares, rows.mixture_seed)
+    for epoch in count():
+        place = _order(rows, number, epoch, source).inverse(row - first)
+        yield mixture.earliest(source, epoch * number), mixture.place_of(source, epoch * number + place)
+
+
+def _order(rows: Rows, number: int, *epoch: int) -> KeyedPermutation:
+    return KeyedPermutation(number, derive(rows.seed, "order", *epoch))
+
+
+def _settings(out: Path, checkpoint: Artifact) -> dict[str, Any] | None:
+    """The settings of a checkpoint: what it notes, or those of the folder's last run if it is of that run."""
+    if "settings" in checkpoint.notes:
+        return dict(checkpoint.notes["settings"])
+    from preceptor.recipes.pipeline import FORMAT
+
+    try:
+        run = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))["run"]
+        sources = {each["name"] or each["path"]: each for each in run["data"]["sources"]}
+        blending = {
+            "config": run["data"]["mixture"],
+            "sources": {name: [each["weight"], each["max_epochs"]] for name, each in sources.items()},
+        }
+        settings = {name: run[name] for name in ("model", "pretraining", "seed")} | {"blending": blending}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    stage = {"stage": "pretrain", "format": FORMAT, "settings": settings, "parents": checkpoint.parents}
+    return settings if digest(stage) == checkpoint.key else None
