@@ -17,6 +17,7 @@ from preceptor.data import croissant, datasheet
 from preceptor.data.datasheet_page import render
 from preceptor.data.document import Document, Drop, Rejected
 from preceptor.data.mixture import MixtureConfig
+from preceptor.data.source_config import SourceConfig
 from preceptor.data.statistics import Statistics
 from preceptor.data.visible import visible
 
@@ -87,6 +88,14 @@ def test_sources_stand_in_the_order_of_the_recipe(sheet):
     assert rows[0]["origin"] == "https://example.org"
     assert rows[1]["weight"] == 2.0
     assert all(sum(row["drops_by_rule"].values()) == row["documents_dropped"] for row in rows)
+
+
+def test_a_source_without_a_name_is_found_by_its_label():
+    source = SourceConfig(path="./docs/", licence="MIT")
+    statistics = Statistics()
+    statistics.read(7, source.label)
+    (row,) = datasheet.build(statistics, config=Recipe(sources=(source,)))["collections"]
+    assert (row["name"], row["licence"], row["documents_in"]) == ("docs", "MIT", 1)
 
 
 def test_histograms_hold_every_document(sheet):

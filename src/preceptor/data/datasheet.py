@@ -1,15 +1,16 @@
 """The datasheet of a corpus: what is in it, by what right, and what became of everything else."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from preceptor.core.config import encode
 from preceptor.core.errors import DataError, output_errors
 from preceptor.data.document import UNKNOWN_LICENCE
 from preceptor.data.histograms import Histogram, edges_of
 from preceptor.data.mixture import Ingredient, MixtureConfig, shares
+from preceptor.data.source_config import SourceConfig
 from preceptor.data.statistics import RIGHTS_RULES, Statistics, Table
 
 DUPLICATE_RULES = ("duplicate-id", "exact-duplicate", "near-duplicate", "repeated-elsewhere")
@@ -18,10 +19,18 @@ _SPLITS = ("train", "validation")
 _NOT_IN_RECIPE = ("sources",)
 
 
+class Recipe(Protocol):
+    """The part of a DataConfig that is looked at by name; the rest is shown as it is."""
+
+    @property
+    def sources(self) -> Sequence[SourceConfig]:
+        """The sources, in the order in which they are read."""
+
+
 def build(
     statistics: Statistics,
     *,
-    config: object,
+    config: Recipe,
     bias: Mapping[str, Any] | None = None,
     outliers: Mapping[str, tuple[float, float]] | None = None,
     tokens: Mapping[str, Any] | None = None,
@@ -50,7 +59,7 @@ def build(
         **{split: _sums(tables["splits"], split) for split in _SPLITS},
     }
     sheet |= {
-        "collections": _collections(statistics, recipe, tokens),
+        "collections": _collections(statistics, config.sources, tokens),
         "languages": _most_common(tables["languages"], "documents"),
         "years": _sorted({year: counts["documents"] for year, counts in tables["years"].items()}),
         "bytes_by_licence": _most_common(tables["licences"], "bytes"),
@@ -103,10 +112,10 @@ def _finite(value: float) -> float | None:
 
 
 def _collections(
-    statistics: Statistics, recipe: Mapping[str, Any], tokens: Mapping[str, Any] | None
+    statistics: Statistics, sources: Sequence[SourceConfig], tokens: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
     """What each source of the recipe declared and gave, in the order of the recipe."""
-    declared = {_label(source): source for source in recipe.get("sources", ())}
+    declared = {source.label: encode(source) for source in sources}
     counted = statistics.tables["collections"]
     names = [*declared, *sorted(set(counted) - set(declared))]
     num_bytes = sum(counts.get("bytes_kept", 0) for counts in counted.values())
@@ -132,15 +141,6 @@ def _collections(
             row["tokens"] = tokens.get(name, 0)
         rows.append(row)
     return rows
-
-
-def _label(source: Mapping[str, Any]) -> str:
-    """What a source is called, by the same rule as ``SourceConfig.label``."""
-    if source.get("name"):
-        return str(source["name"])
-    if source.get("kind") == "hub":
-        return "/".join(filter(None, (source["dataset"], source["subset"])))
-    return str(source["path"] if source.get("kind") == "files" else source.get("kind", ""))
 
 
 def _of_collection(table: Table, collection: str) -> dict[str, int]:
