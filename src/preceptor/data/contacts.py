@@ -161,7 +161,11 @@ def phone_recogniser(regions: tuple[str, ...]) -> Callable[[View], Iterator[Span
     def find_phones(view: View) -> Iterator[Span]:
         text = view.text
         for start, end in windows(view.runs(7), len(text)):
-            for hint in _PHONE_HINT.finditer(text, start, end):
+            for found in _PHONE_HINT.finditer(text, start, end):
+                # The number of an item in a list is none of the telephone number after it.
+                hint = _PHONE_HINT.match(text, found.start() + 3, end) if found.group()[1:3] == ". " else found
+                if hint is None:
+                    continue
                 announced = bool(_PHONE_WORD.search(text, max(0, hint.start() - 32), hint.start()))
                 if _stands_free(text, hint, announced) and _is_phone(hint.group(), announced, regions, trunk):
                     yield Span(hint.start(), hint.end(), "phone")

@@ -2,10 +2,12 @@
 
 import importlib
 import random
+import re
 import string
 from collections.abc import Callable
 
 import phonenumbers
+from stdnum import numdb
 
 from preceptor.data.payments import IBAN_CHARACTERS, is_luhn
 
@@ -95,8 +97,9 @@ def card(rng: random.Random) -> str:
 def iban(rng: random.Random) -> str:
     """An account number with its check digits, in one piece."""
     country = rng.choice(sorted(IBAN_CHARACTERS))
-    letters = 4 if country in ("GB", "NL", "IE", "BG", "LV", "RO", "GI", "MT", "QA", "KW", "PS", "PK", "AE") else 0
-    body = pick(rng, string.ascii_uppercase, letters) + pick(rng, string.digits, IBAN_CHARACTERS[country] - 4 - letters)
+    structure = numdb.get("iban").info(country)[0][1]["bban"]
+    alphabets = {"n": string.digits, "a": string.ascii_uppercase, "c": string.ascii_uppercase + string.digits}
+    body = "".join(pick(rng, alphabets[kind], int(count)) for count, kind in re.findall(r"(\d+)!?([nac])", structure))
     number = int("".join(str(int(character, 36)) for character in f"{body}{country}00"))
     return f"{country}{98 - number % 97:02d}{body}"
 
