@@ -39,7 +39,7 @@ class Statistics:
         self.tables: dict[str, Table] = {name: defaultdict(Counter) for name in _TABLES}
         self._histograms: dict[str, dict[str, Histogram]] = {name: {} for name in _HISTOGRAMS}
         self.samples: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-        self._pending: dict[tuple[str, str], list[float]] = {}
+        self._pending: dict[str, list[Mapping[str, float]]] = {name: [] for name in _HISTOGRAMS}
 
     def read(self, num_bytes: int, collection: str) -> None:
         """Count a document that was read, before anything was done to it."""
@@ -72,7 +72,7 @@ class Statistics:
 
     def kept(self, document: Document, measures: Mapping[str, float], split: str) -> None:
         """Count a document that stays."""
-        sums = {"documents": 1, "bytes": len(document.text.encode("utf-8", "surrogatepass"))}
+        num_bytes = _num_bytes(document)
         year = document.date[:4]
         for table, name in (
             ("licences", document.licence),
@@ -81,19 +81,23 @@ class Statistics:
             ("years", year if len(year) == 4 and year.isascii() and year.isdecimal() else "unknown"),
             ("kinds", _kind(document.source)),
             ("splits", split),
+            ("totals", "kept"),
         ):
-            self.tables[table][name].update(sums)
-        self.tables["totals"]["kept"].update(sums)
+            counts = self.tables[table][name]
+            counts["documents"] += 1
+            counts["bytes"] += num_bytes
         counts = self.tables["collections"][document.collection]
-        counts.update({"documents_kept": 1, "bytes_kept": sums["bytes"]})
+        counts["documents_kept"] += 1
+        counts["bytes_kept"] += num_bytes
         counts[f"{split}_documents"] += 1
-        counts[f"{split}_bytes"] += sums["bytes"]
+        counts[f"{split}_bytes"] += num_bytes
         self._measure("kept", measures)
 
     def augmented(self, document: Document) -> None:
         """Count a noisy copy that was made of a document."""
-        sums = {"documents": 1, "bytes": len(document.text.encode("utf-8", "surrogatepass"))}
-        self.tables["totals"]["augmented"].update(sums)
+        counts = self.tables["totals"]["augmented"]
+        counts["documents"] += 1
+        counts["bytes"] += _num_bytes(document)
         self.tables["collections"][document.collection]["documents_augmented"] += 1
 
     def edited(self, name: str) -> None:
@@ -125,9 +129,8 @@ class Statistics:
     @property
     def histograms(self) -> dict[str, dict[str, Histogram]]:
         """The measures of documents that were kept and dropped, and what each rule has measured, by name."""
-        for (side, name), values in self._pending.items():
-            self._histogram(side, name).add(values)
-        self._pending = {}
+        for side in _HISTOGRAMS:
+            self._settle(side)
         return self._histograms
 
     def drops_by_rule(self) -> dict[str, int]:
@@ -162,8 +165,12 @@ class Statistics:
         return statistics
 
     def _count_in(self, num_bytes: int, collection: str) -> None:
-        self.tables["totals"]["in"].update({"documents": 1, "bytes": num_bytes})
-        self.tables["collections"][collection].update({"documents_in": 1, "bytes_in": num_bytes})
+        counts = self.tables["totals"]["in"]
+        counts["documents"] += 1
+        counts["bytes"] += num_bytes
+        counts = self.tables["collections"][collection]
+        counts["documents_in"] += 1
+        counts["bytes_in"] += num_bytes
 
     def _drop(self, rule: str, collection: str, row: dict[str, Any]) -> None:
         self.tables["drops"][rule][collection] += 1
@@ -179,13 +186,16 @@ class Statistics:
         del rows[SAMPLES_PER_RULE:]
 
     def _measure(self, side: str, measures: Mapping[str, float]) -> None:
-        # Values wait until there are many, since numpy counts a thousand as fast as ten.
-        for name, value in measures.items():
-            values = self._pending.setdefault((side, name), [])
-            values.append(value)
-            if len(values) >= _PENDING_ROWS:
-                self._histogram(side, name).add(values)
-                values.clear()
+        # Rows wait until there are many, since numpy counts a thousand as fast as ten.
+        rows = self._pending[side]
+        rows.append(dict(measures))
+        if len(rows) == _PENDING_ROWS:
+            self._settle(side)
+
+    def _settle(self, side: str) -> None:
+        rows, self._pending[side] = self._pending[side], []
+        for name in dict.fromkeys(name for row in rows for name in row):
+            self._histogram(side, name).add([row[name] for row in rows if name in row])
 
     def _histogram(self, side: str, name: str) -> Histogram:
         histograms = self._histograms[side]
@@ -193,6 +203,10 @@ class Statistics:
             # What a rule has measured may be anything, a share or a count.
             histograms[name] = Histogram("log" if side == "measured" else scale_of(name))
         return histograms[name]
+
+
+def _num_bytes(document: Document) -> int:
+    return len(document.text.encode("utf-8", "surrogatepass"))
 
 
 def _kind(source: str) -> str:
