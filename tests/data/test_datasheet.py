@@ -218,6 +218,16 @@ def test_bars_are_as_high_as_their_counts():
     assert "0.1 to 0.12: 30 kept, 0 dropped" in page
 
 
+def test_the_range_of_what_a_rule_measured_is_shown():
+    statistics = Statistics()
+    for number in range(11):
+        statistics.read(1, "")
+        statistics.dropped(Document.new("a", f"file:{number}"), Drop("too-short", number, 80), {})
+    sheet = datasheet.build(statistics, config=Recipe())
+    assert sheet["drop_measures"]["too-short"]["quantiles"]["0.5"] == pytest.approx(5, rel=0.13)
+    assert "11 documents, which measured 0 to 10, half of them at most" in render(sheet)
+
+
 def test_a_page_that_cannot_be_written_is_said(sheet, tmp_path):
     (tmp_path / "datasheet.html").mkdir()
     with pytest.raises(OutputError):
