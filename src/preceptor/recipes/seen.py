@@ -1,6 +1,5 @@
 """Which steps of a pre-training run saw a document: its order of rows, kept so that it is found without a model."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -11,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preceptor.core.artifact import Artifact, Store, load, write_folder
-from preceptor.core.config import decode, digest
+from preceptor.core.config import decode
 from preceptor.core.errors import ArtifactError
 from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Mixture, MixtureConfig
-from preceptor.recipes.folder import RUN_FILE
 
 FOLDER, KIND = "orders", "order"
+SETTINGS_NOTE = "settings"
+"""The note of a checkpoint that holds the settings it was trained with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ class Order:
 
     @classmethod
     def of(cls, out: Path, checkpoint: Artifact) -> "Order | None":
-        """The order in which a checkpoint was trained, made when first asked for; None where its settings are lost."""
+        """The order in which a checkpoint was trained, made when first asked for; None without settings."""
         folder = out / FOLDER / checkpoint.id[:16]
         try:
             return cls._read(load(folder, KIND, verify=False))
         except ArtifactError:
-            settings = _settings(out, checkpoint)
+            settings = checkpoint.notes.get(SETTINGS_NOTE)
             return None if settings is None else cls._make(folder, out, checkpoint, settings)
 
     @classmethod
@@ -139,23 +139,3 @@ def _samples_in_mixture(rows: Rows, row: int) -> Iterator[tuple[int, int]]:
 
 def _order(rows: Rows, number: int, *epoch: int) -> KeyedPermutation:
     return KeyedPermutation(number, derive(rows.seed, "order", *epoch))
-
-
-def _settings(out: Path, checkpoint: Artifact) -> dict[str, Any] | None:
-    """The settings of a checkpoint: what it notes, or those of the folder's last run if it is of that run."""
-    if "settings" in checkpoint.notes:
-        return dict(checkpoint.notes["settings"])
-    from preceptor.recipes.pipeline import FORMAT
-
-    try:
-        run = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))["run"]
-        sources = {each["name"] or each["path"]: each for each in run["data"]["sources"]}
-        blending = {
-            "config": run["data"]["mixture"],
-            "sources": {name: [each["weight"], each["max_epochs"]] for name, each in sources.items()},
-        }
-        settings = {name: run[name] for name in ("model", "pretraining", "seed")} | {"blending": blending}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    stage = {"stage": "pretrain", "format": FORMAT, "settings": settings, "parents": checkpoint.parents}
-    return settings if digest(stage) == checkpoint.key else None

@@ -225,7 +225,7 @@ def _document_lines(document: dict[str, Any]) -> list[str]:
 def _model_lines(model: dict[str, Any]) -> list[str]:
     name = f"  model {model['checkpoint'][:16]}:"
     if model["steps"] is None:
-        lines = [f"{name} trained on these tokens; at which steps is not known, since its settings are lost"]
+        lines = [f"{name} trained on these tokens; at which steps is not known, for it does not note its settings"]
     elif model["steps"]:
         shown = ", ".join(map(str, model["steps"][:MOST_SHOWN_STEPS]))
         more = len(model["steps"]) - MOST_SHOWN_STEPS
