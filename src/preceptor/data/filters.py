@@ -1,11 +1,37 @@
 """Filters: each takes a document and a rule and says keep or drop, with what it measured. None ever edits."""
 
+import math
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
+import pyarrow
+
+from preceptor.data import gopher, language, web_rules
 from preceptor.data.document import KEEP, Document, Drop, Verdict
-from preceptor.data.words import WORD
+from preceptor.data.words import WORD, treebank_words
+
+MEASURES: tuple[str, ...] = (
+    *("characters", "words", "mean_word_characters", "letter_fraction", "symbol_fraction", "digit_fraction"),
+    *("line_repetition", "compression_ratio", "replacement_fraction", "gibberish", "language_score"),
+)
+"""What is measured of every document; one that is not defined for it is not a number."""
+LOG_MEASURES = frozenset({"characters", "words", "compression_ratio"})
+"""Those whose values spread over orders of magnitude."""
+RuleSet = Literal["gopher-quality", "gopher-repetition", "c4", "fineweb"]
+
+_MIN_LINES = 5
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_LETTERS = bytes(range(65, 91)) + bytes(range(97, 123))
+_DIGITS = b"0123456789"
+_SPACES = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
+_CONTROLS = bytes((*range(9), *range(14, 28), 127))
+# So many consonants in a row are rare in every language that is written in Latin letters.
+_CONSONANTS = re.compile(r"[bcdfghjklmnpqrstvwxz]{6,}", re.IGNORECASE)
+_COMPRESSED_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +43,8 @@ class FilterConfig:
     max_characters: int = 1_000_000
     """too-long: more characters than this; such a document is a dump, and would outweigh all others."""
     max_replacement_fraction: float = 0.001
-    """corrupt: a larger share of replacement characters. Source: the encoding was lost before the text came here."""
+    """corrupt: a larger share of replacement characters, control characters and characters that Unicode does not
+    define: the encoding was lost before the text came here, or it never was a text."""
     min_letter_fraction: float = 0.4
     """few-letters: a smaller share of letters among the visible characters; prose and code have more than half."""
     max_top_line_fraction: float = 0.5
@@ -25,6 +52,17 @@ class FilterConfig:
     Source: Rae et al. 2021, Gopher, table A1 (0.20 for web pages; documentation repeats headings by design)."""
     max_word_characters: float = 25.0
     """long-words: a larger mean word length; Source: Rae et al. 2021, Gopher (10 for prose); identifiers are longer."""
+    max_gibberish: float = 0.15
+    """gibberish: a larger share of letters in runs of six or more consonants, as random letters have."""
+    languages: tuple[str, ...] = ()
+    """other-language: not one of these, as ISO 639-1; empty: every language stays."""
+    min_language_score: float = 0.0
+    """unsure-language: the language was recognised with less certainty than this, from 0 to 1."""
+    rules: tuple[RuleSet, ...] = ()
+    """Published sets of rules for English pages of the web, asked in this order after the limits above."""
+    blocked_words: tuple[str, ...] = ()
+    """blocked-word: contains one of these words or phrases, in whatever case.
+    Source: Raffel et al. 2020, C4, which takes a public list; none ships, since such lists drop far more than meant."""
 
     def __post_init__(self) -> None:
         """Refuse limits that drop everything."""
@@ -32,69 +70,116 @@ class FilterConfig:
             raise ValueError(
                 f"min_characters ({self.min_characters}) must be below max_characters ({self.max_characters})"
             )
-        for name in ("max_replacement_fraction", "min_letter_fraction", "max_top_line_fraction"):
+        shares = ("max_replacement_fraction", "min_letter_fraction", "max_top_line_fraction", "max_gibberish")
+        for name in (*shares, "min_language_score"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if any(not word.strip() for word in self.blocked_words):
+            raise ValueError("blocked_words must hold no empty word")
 
 
-def too_short(document: Document, rule: FilterConfig) -> Verdict:
+def too_short(document: Document, config: FilterConfig) -> Verdict:
     """Drop what has too few characters."""
     length = len(document.text.strip())
-    return KEEP if length >= rule.min_characters else Drop("too-short", length, rule.min_characters)
+    return KEEP if length >= config.min_characters else Drop("too-short", length, config.min_characters)
 
 
-def too_long(document: Document, rule: FilterConfig) -> Verdict:
-    """Drop what has too many characters."""
-    length = len(document.text)
-    return KEEP if length <= rule.max_characters else Drop("too-long", length, rule.max_characters)
+def judge(document: Document, config: FilterConfig) -> tuple[Verdict, dict[str, float]]:
+    """The verdict of all filters together, the first that drops naming the reason, and every measure."""
+    recognised, score = language.detect(document.text)
+    measures = measure(document.text) | {"language_score": score}
+    verdict = too_short(document, config)
+    if isinstance(verdict, Drop):
+        return verdict, measures
+    for rule, name, limit, is_least in (
+        ("too-long", "characters", config.max_characters, False),
+        ("corrupt", "replacement_fraction", config.max_replacement_fraction, False),
+        ("few-letters", "letter_fraction", config.min_letter_fraction, True),
+        ("repeated-lines", "line_repetition", config.max_top_line_fraction, False),
+        ("long-words", "mean_word_characters", config.max_word_characters, False),
+        ("gibberish", "gibberish", config.max_gibberish, False),
+    ):
+        value = measures[name]
+        if value < limit if is_least else value > limit:
+            return Drop(rule, value, limit), measures
+    if config.languages and recognised not in config.languages:
+        return Drop("other-language", score, config.min_language_score, recognised), measures
+    if score < config.min_language_score:
+        return Drop("unsure-language", score, config.min_language_score, recognised), measures
+    if config.blocked_words and (found := _pattern(config.blocked_words).search(document.text)):
+        return Drop("blocked-word", 1, 0, found.group()), measures
+    return judge_rules(document.text, config.rules), measures
 
 
-def corrupt(document: Document, rule: FilterConfig) -> Verdict:
-    """Drop what has lost its encoding."""
-    share = document.text.count("\ufffd") / max(1, len(document.text))
-    return KEEP if share <= rule.max_replacement_fraction else Drop("corrupt", share, rule.max_replacement_fraction)
-
-
-def few_letters(document: Document, rule: FilterConfig) -> Verdict:
-    """Drop tables of numbers, rulers of symbols and other text that is hardly letters."""
-    visible = sum(not character.isspace() for character in document.text)
-    share = sum(character.isalpha() for character in document.text) / max(1, visible)
-    return KEEP if share >= rule.min_letter_fraction else Drop("few-letters", share, rule.min_letter_fraction)
-
-
-def repeated_lines(document: Document, rule: FilterConfig) -> Verdict:
-    """Drop what says the same lines over and over."""
-    lines = [line.strip() for line in document.text.splitlines() if line.strip()]
-    if len(lines) < 5:
+def judge_rules(text: str, rules: tuple[RuleSet, ...]) -> Verdict:
+    """The verdict of published sets of rules, in their order."""
+    if not rules:
         return KEEP
-    counts = Counter(lines)
-    repeated = sum(len(line) * (number - 1) for line, number in counts.items())
-    share = repeated / max(1, sum(map(len, lines)))
-    return KEEP if share <= rule.max_top_line_fraction else Drop("repeated-lines", share, rule.max_top_line_fraction)
-
-
-def long_words(document: Document, rule: FilterConfig) -> Verdict:
-    """Drop encoded blobs, whose words are far longer than a language's."""
-    words = WORD.findall(document.text)
-    mean = sum(map(len, words)) / max(1, len(words))
-    return KEEP if mean <= rule.max_word_characters else Drop("long-words", mean, rule.max_word_characters)
-
-
-FILTERS: tuple[Callable[[Document, FilterConfig], Verdict], ...] = (
-    too_short,
-    too_long,
-    corrupt,
-    few_letters,
-    repeated_lines,
-    long_words,
-)
-"""In the order in which they are asked; the first that drops a document names the reason."""
-
-
-def judge(document: Document, rule: FilterConfig) -> Verdict:
-    """The verdict of all filters together."""
-    for ask in FILTERS:
-        verdict = ask(document, rule)
+    words = treebank_words(text) if rules != ("c4",) else []
+    for rule in rules:
+        match rule:
+            case "gopher-quality":
+                verdict = gopher.quality(text, words)
+            case "gopher-repetition":
+                verdict = gopher.repetition(text, words)
+            case "c4":
+                verdict = web_rules.c4(text)
+            case "fineweb":
+                verdict = web_rules.fineweb(text, words)
         if isinstance(verdict, Drop):
             return verdict
     return KEEP
+
+
+def measure(text: str) -> dict[str, float]:
+    """Every measure of a text but that of its language."""
+    words = WORD.findall(text)
+    letters, digits, spaces, broken = _character_counts(text)
+    visible = len(text) - spaces
+    return {
+        "characters": float(len(text)),
+        "words": float(len(words)),
+        "mean_word_characters": sum(map(len, words)) / len(words) if words else math.nan,
+        "letter_fraction": letters / max(1, visible),
+        "symbol_fraction": (visible - letters - digits) / max(1, visible),
+        "digit_fraction": digits / max(1, visible),
+        "line_repetition": _line_repetition(text),
+        "compression_ratio": _compression_ratio(text),
+        "replacement_fraction": broken / max(1, len(text)),
+        "gibberish": sum(map(len, _CONSONANTS.findall(text))) / max(1, letters),
+    }
+
+
+def _character_counts(text: str) -> tuple[int, int, int, int]:
+    """Letters, digits, spaces and characters that no text has."""
+    plain = text.encode("ascii", "ignore")
+    letters, digits, spaces, broken = (
+        len(plain) - len(plain.translate(None, kind)) for kind in (_LETTERS, _DIGITS, _SPACES, _CONTROLS)
+    )
+    if len(plain) < len(text):
+        for character, number in Counter(_NOT_ASCII.findall(text)).items():
+            letters += number * character.isalpha()
+            digits += number * (character.isnumeric() and not character.isalpha())
+            spaces += number * character.isspace()
+            is_broken = character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cn", "Co", "Cs")
+            broken += number * (is_broken and not character.isspace())
+    return letters, digits, spaces, broken
+
+
+def _line_repetition(text: str) -> float:
+    lines = [line for line in map(str.strip, text.splitlines()) if line]
+    if len(lines) < _MIN_LINES:
+        return math.nan
+    total = sum(map(len, lines))
+    return (total - sum(map(len, set(lines)))) / total
+
+
+def _compression_ratio(text: str) -> float:
+    # The codec comes with Arrow, so that the ratio is the same on every machine, unlike that of the system's zlib.
+    raw = text[:_COMPRESSED_CHARACTERS].encode("utf-8", "surrogatepass")
+    return len(raw) / len(pyarrow.compress(raw, codec="lz4_raw", asbytes=True)) if raw else math.nan
+
+
+@lru_cache(maxsize=4)
+def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
