@@ -143,7 +143,8 @@ _PHONE_WORD = re.compile(
     re.IGNORECASE,
 )
 # Area code, exchange and line of the North American plan; with nothing but spaces between, they may be any numbers.
-_NORTH_AMERICAN = re.compile(r"(?:1[ .-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d[.-])\d{3}[ .-]\d{4}")
+_NORTH_AMERICAN = re.compile(r"(?:1[ .-]?)?(?:\([2-9]\d\d\) ?\d{3}[ .-]\d{4}|[2-9]\d\d([.-])\d{3}\1\d{4})")
+_ZIP_CODE = re.compile(r"\d{5}-\d{4}")
 _FRENCH_PAIRS = re.compile(r"0\d(?:[ .\-]\d\d){4}")
 _TRUNK_ZERO = {"GB", "DE", "FR", "AU", "JP", "IR", "AT", "BE", "CH", "NL", "SE", "IE", "NZ", "ZA", "KR", "TR", "UA"}
 """Where national numbers start with a zero, which sets them apart from other groups of digits."""
@@ -215,7 +216,8 @@ def _is_phone(candidate: str, is_announced: bool, regions: tuple[str, ...], trun
         return _plan_knows(candidate, regions, phonenumbers.is_possible_number)
     if not candidate.lstrip("(").startswith("0") or len(groups) < 2 or "/" in candidate or ". " in candidate:
         return False
-    if len(groups) == 2 and "." in candidate:
+    # Thousands are written in groups of three, and a decimal fraction in two; a telephone number in neither.
+    if (len(groups) == 2 and "." in candidate) or set(map(len, groups)) == {3} or _ZIP_CODE.fullmatch(candidate):
         return False
     if len(groups[0]) == 2 and not candidate.startswith("("):
         return "FR" in regions and bool(_FRENCH_PAIRS.fullmatch(candidate))

@@ -66,12 +66,13 @@ SCHEMES = (
 
 _WORDS = re.compile(
     r"(?<![^\W\d_])(?:ssn|social (?:security|insurance)|national (?:id|identity|insurance|number)|insurance number"
-    r"|nino|identity (?:number|card|no)|id (?:number|no|card|code)|personal (?:id|code|number|identification)|itin|nin"
-    r"|citizen|tax(?:payer)?[ -]?(?:id|number|file|no|code)|tin|nhs|cpf|pesel|dni|nie|nif|bsn|burgerservicenummer|sofi"
-    r"|sozialversicherung\w*|ahv\w*|avs|steuer\w*|identifikationsnummer|idnr|codice fiscale|aadha?ar|uidai|pan|rut|run"
+    r"|nino|identity (?:number|card|no)|id (?:number|no|card|code)|personal (?:id|code|number|identification)|itin"
+    r"|citizen|tax(?:payer)?[ -]?(?:id|number|file|no|code)|nhs|cpf|pesel|nif|bsn|burgerservicenummer|sofi"
+    r"|sozialversicherung\w*|ahv\w*|steuer\w*|identifikationsnummer|idnr|codice fiscale|aadha?ar|uidai"
+    r"|(?-i:PAN|SIN|NIR|NIE|TIN|NIN|AVS|DNI|RUN)|rut"
     r"|curp|person(?:al)?nummer|personnr|f[øo]dselsnummer|cpr\w*|hetu|henkil[öo]tunnus|isikukood|asmens kodas|egn|егн"
     r"|cnp|oib|rodn[ée] [čc][íi]slo|em[šs]o|t\.?c\.? ?kimlik\w*|tckn|kimlik|teudat zehut|my ?number|kojin bangou|rrn"
-    r"|sin|tfn|insee|s[ée]curit[ée] sociale|nir|ppsn?|rijksregister\w*|registre national|nric|mykad|resident)"
+    r"|tfn|insee|s[ée]curit[ée] sociale|ppsn?|rijksregister\w*|registre national|nric|mykad|resident)"
     r"(?![^\W\d_])|身份证|주민등록|マイナンバー|個人番号|ת\.ז",
     re.IGNORECASE,
 )
@@ -95,7 +96,7 @@ for _scheme in SCHEMES:
 _DIGIT_SHAPES = sorted((shape for shape in _BY_SHAPE if shape[0] == "0"), key=len, reverse=True)
 _LETTER_SHAPES = [shape for shape in _BY_SHAPE if shape[0] == "a"]
 _ANY_DIGIT_SHAPE = "|".join(f"({_pattern(shape)})" for shape in _DIGIT_SHAPES)
-_DIGITS_FIRST = re.compile(rf"(?<![0a])(?<![0a][-./])(?:{_ANY_DIGIT_SHAPE})(?![0a]|[-./][0a])".encode())
+_DIGITS_FIRST = re.compile(rf"(?<![0a+])(?<![0a][-./])(?:{_ANY_DIGIT_SHAPE})(?![0a]|[-./][0a])".encode())
 
 
 def find_national_ids(view: View) -> Iterator[Span]:
@@ -124,6 +125,8 @@ def _is_whole(shape: bytes, start: int, end: int) -> bool:
 
 def _checked(text: str, start: int, end: int, shape: str) -> Span | None:
     number = re.sub(r"\s+", "", text[start:end])
+    if shape[0] == "a" and not number.isupper():
+        return None
     is_announced = bool(_WORDS.search(text, max(0, start - _WORD_CHARACTERS), start))
     for scheme, is_alone in _BY_SHAPE[shape]:
         if (is_alone or is_announced) and _check(scheme.module)(number):

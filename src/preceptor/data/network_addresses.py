@@ -15,9 +15,10 @@ _IPV6 = re.compile(
 _COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 _VERSION_BEFORE = re.compile(
     r"(?:\b(?:versions?|releases?|sections?|chapter|python|firmware|build|driver|revision|rev|ver|v|oid|kernel)"
-    r"[ :=#-]{0,3}|[<>=!~]= {0,2}|[A-Za-z]/)\Z",
+    r"[ :=#\"'(-]{0,3}|[<>=!~]= {0,2}|[A-Za-z]/)\Z",
     re.IGNORECASE,
 )
+_VERSION_AFTER = re.compile(r"[-+~][\w.+~-]{1,24}\)|[-~+](?:ubuntu|deb|dfsg|rc|beta|alpha|build|git|bpo)")
 _MAC = re.compile(
     r"(?<![\w:.-])(?:[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5}"
     r"|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4})(?![\w-]|[:.]\w)"
@@ -54,7 +55,9 @@ def find_ip_addresses(view: View) -> Iterator[Span]:
     for start, end in windows(sorted(hints), len(text)):
         for match in _IPV4.finditer(text, start, end):
             before = _VERSION_BEFORE.search(text, max(0, match.start() - 14), match.start())
-            if not before and _is_somebodys(re.sub(r"[^\d]+", ".", match.group())):
+            if not (before or _VERSION_AFTER.match(text, match.end())) and _is_somebodys(
+                re.sub(r"[^\d]+", ".", match.group())
+            ):
                 yield Span(match.start(), match.end(), "ip-address")
 
 

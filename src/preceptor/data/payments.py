@@ -13,6 +13,7 @@ _BRANDS = re.compile(
 )
 """Visa, Mastercard, American Express, Discover, JCB, Diners, UnionPay, Maestro and Mir by first digits and length."""
 _LAYOUTS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 2), (4, 4, 4, 4, 3), (6, 13), (4, 4, 4, 1)}
+_IN_NAME = re.compile(r"[A-Za-z][/-]\Z")
 _GROUP = re.compile(r"[0-9]+")
 _LUHN_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
@@ -63,13 +64,11 @@ def _card_groups(text: str, groups: list[tuple[int, int]], first: int) -> int:
             return 0
         if len(digits) < 12 or text[end : end + 1].isalnum():
             continue
-        gaps = {
-            " ".join(text[left[1] : right[0]].split()) for left, right in pairwise(groups[first : first + num_groups])
-        }
+        gaps = {_gap(text, left, right) for left, right in pairwise(groups[first : first + num_groups])}
         is_split = num_groups == 2 and "\n" in text[groups[first][1] : begin] and min(lengths) >= 4
         if not (num_groups == 1 or (lengths in _LAYOUTS and len(gaps) == 1) or is_split):
             continue
-        is_other = num_groups == 1 and OTHER_NUMBER.search(text, max(0, start - 28), start)
+        is_other = num_groups == 1 and _is_other(text, start)
         is_list = num_groups > 2 and _is_part_of_list(text, groups, first, num_groups)
         if _BRANDS.fullmatch(digits) and is_luhn(digits) and not is_other and not is_list:
             return num_groups
@@ -79,12 +78,24 @@ def _card_groups(text: str, groups: list[tuple[int, int]], first: int) -> int:
 def _is_part_of_list(text: str, groups: list[tuple[int, int]], first: int, num_groups: int) -> bool:
     """Whether the groups stand in a longer list or column of numbers, and not in the four fields of a card."""
     taken = groups[first : first + num_groups]
-    separator = text[taken[0][1] : taken[1][0]]
-    if separator in (" ", "-"):
+    separator = _gap(text, taken[0], taken[1])
+    if separator in ("", "-"):
         return False
     beside = groups[max(0, first - 1) : first + num_groups + 1]
-    gaps = [text[left[1] : right[0]] for left, right in pairwise(beside)]
+    gaps = [_gap(text, left, right) for left, right in pairwise(beside)]
     return len(gaps) >= num_groups and gaps.count(separator) >= num_groups
+
+
+def _gap(text: str, left: tuple[int, int], right: tuple[int, int]) -> str:
+    """What stands between two groups, without white space; a line break counts."""
+    between = text[left[1] : right[0]]
+    return between.strip() or ("\n" if "\n" in between or "\t" in between else "")
+
+
+def _is_other(text: str, start: int) -> bool:
+    """Whether the number that starts here belongs to a name or an address, or is announced as something else."""
+    is_in_name = _IN_NAME.search(text, max(0, start - 2), start)
+    return bool(is_in_name or OTHER_NUMBER.search(text, max(0, start - 28), start))
 
 
 def _touches_more(text: str, start: int) -> bool:
