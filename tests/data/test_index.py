@@ -185,16 +185,16 @@ MEMORY_CHILD = """
 import re, sys
 from pathlib import Path
 from preceptor.data import index
-index.write_from_shards(Path(sys.argv[1]), memory_bytes=1 << 20)
+index.write_from_shards(Path(sys.argv[1]), memory_bytes=1 << 18)
 print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
 def test_ten_times_the_documents_take_at_most_a_fifth_more_memory(tmp_path):
     peaks = []
-    for num_shards in (4, 40):
+    for num_shards in (3, 30):
         folder = tmp_path / str(num_shards)
-        write_corpus(folder, [documents(2000, 2000 * n) for n in range(num_shards)])
+        write_corpus(folder, [documents(1000, 1000 * n) for n in range(num_shards)])
         child = subprocess.run([sys.executable, "-c", MEMORY_CHILD, folder], capture_output=True, check=True, text=True)
         peaks.append(int(child.stdout))
     assert peaks[1] <= 1.2 * peaks[0]
