@@ -37,17 +37,18 @@ def byte_bpe(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> str
 
     Source: Sennrich et al. 2016, algorithm 1; Radford et al. 2019 for the byte alphabet and the pattern.
     """
-    texts = iter(texts)
-    sample = list(_sample(texts))
+    coming = iter(texts)
+    sample = list(_sample(coming))
+    everything = chain(sample, coming)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = Path(place) / "texts"
         with path.open("w+b") as file:
-            odd = _write(chain(sample, texts), file)
+            odd = _write(everything, file)
             if odd is None and _is_trusted(sample, Path(place), config.min_frequency):
                 file.flush()
                 vocab, merges = _fast(path, config.vocab_size, config.min_frequency)
             else:
-                rest = () if odd is None else chain([odd], texts)
+                rest = () if odd is None else chain([odd], everything)
                 vocab, merges = _exact(chain(_read(file), rest), config.vocab_size, config.min_frequency)
     if len(vocab) < config.vocab_size:
         raise ConfigError(

@@ -115,7 +115,7 @@ def from_model(data: bytes) -> str:
     if model.charsmap:
         steps.append(normalizers.Precompiled(model.charsmap))
     if model.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if model.add_dummy_prefix:
         steps.append(normalizers.Prepend(_SPACE))
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
@@ -123,8 +123,17 @@ def from_model(data: bytes) -> str:
     if model.add_dummy_prefix:
         parts.append(decoders.Strip(" ", 1, 0))
     tokenizer.decoder = decoders.Sequence(parts)
-    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in _of(model, 2, 3)])
-    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in _of(model, 4)])
+    tokenizer.add_special_tokens(
+        [AddedToken(piece, special=True, normalized=False) for piece in _of(model, _UNKNOWN, _CONTROL)]
+    )
+    own = _of(model, _USER_DEFINED)
+    has_space = any(_SPACE in piece for piece in own)
+    if has_space and (model.add_dummy_prefix or model.remove_extra_whitespaces):
+        raise ArtifactError(
+            "the SentencePiece model changes the spaces of a text and has user-defined pieces with a space",
+            remedy="a tokenizer.json cannot do both; import it as a Hugging Face folder, if there is one",
+        )
+    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=has_space) for piece in own])
     return str(tokenizer.to_str(pretty=False))
 
 
