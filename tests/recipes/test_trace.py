@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from preceptor.models.decoder import DecoderConfig
 from preceptor.recipes.forget import as_text as forgotten_text
 from preceptor.recipes.forget import delete_tainted, forget
 from preceptor.recipes.seen import Order
-from preceptor.recipes.taint import descendants, require_sound, sound, tainted
+from preceptor.recipes.taint import descendants, require_sound, sound, tainted, usable
 from preceptor.recipes.trace import as_text, trace
 from preceptor.tokenizer import stream
 from preceptor.tokenizer.config import TokenizerConfig
@@ -270,6 +272,20 @@ def test_an_order_is_kept_so_that_the_next_trace_needs_no_model(made):
     assert again.rows == first.rows
 
 
+def test_a_trace_does_not_wait_for_torch(made):
+    out, checkpoint, _ = made
+    Order.of(out, checkpoint)
+    code = (
+        "import sys; from pathlib import Path; from preceptor.recipes.trace import trace; "
+        "traced = trace(Path(sys.argv[1]), sys.argv[2]); "
+        "print(len(traced['documents'][0]['models'][0]['steps']), 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, out, documents()[0].id]
+    child = subprocess.run(command, check=True, capture_output=True, text=True)
+    num_steps, has_torch = child.stdout.split()
+    assert int(num_steps) > 0 and has_torch == "False"
+
+
 def test_a_checkpoint_that_notes_no_settings_is_named_without_steps(run):
     (checkpoint,) = Store(run / "artifacts").all("checkpoint")
     with Store(run / "artifacts").draft("checkpoint", "old", checkpoint.parents) as draft:
@@ -349,6 +365,25 @@ def test_deleting_removes_what_is_tainted_and_what_may_hold_the_text(run):
     secret = documents()[7].text.encode()
     held = [path for path in run.rglob("*") if path.is_file() and secret in path.read_bytes()]
     assert held == []
+
+
+def test_deleting_later_removes_what_was_marked_before(run):
+    forget(run, ["file:7.txt"], why="asked")
+    deleted = forget(run, [], why="", delete=True)["deleted"]
+    assert len(deleted) >= 5 and len(withdrawals(run)) == 1
+    with pytest.raises(DataError, match="no document is named"):
+        forget(run, [], why="")
+
+
+def test_the_newest_that_is_sound_is_used_and_only_tainted_ones_are_refused(run):
+    forget(run, ["file:7.txt"], why="asked")
+    store = Store(run / "artifacts")
+    with pytest.raises(ArtifactError, match="withdrawn"):
+        usable(run, store.all("checkpoint"))
+    with store.draft("checkpoint", "new", {}) as draft:
+        (draft.path / "model.bin").write_bytes(b"")
+    assert usable(run, store.all("checkpoint")) == [draft.artifact]
+    assert usable(run, []) == []
 
 
 def test_a_damaged_record_of_taint_refuses_everything(run):

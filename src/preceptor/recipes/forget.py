@@ -19,6 +19,7 @@ from preceptor.recipes.trace import entry, find, root_of
 
 _DUPLICATE_RULES = frozenset({"exact-duplicate", "near-duplicate", "duplicate-id"})
 _NO_LIMIT = 1 << 62
+_NOTHING = {"when": "", "who": "", "why": "", "asked": (), "duplicates": (), "tainted": (), "unfinished": ()}
 
 
 def forget(
@@ -28,15 +29,17 @@ def forget(
 
     With ``duplicates``, what the ledger knows as an exact or near duplicate goes too, else it would take the place of
     the document. With ``delete``, tainted artifacts are removed, and so are states of unfinished runs and parts of
-    unfinished corpora, which may hold the text.
+    unfinished corpora, which may hold the text; without a query it removes what earlier ones have tainted.
 
     Raises:
         ArtifactError: the folder holds no corpus, or a damaged one.
         DataError: a query matches no document, or is a quote or the start of an id that fits several.
         OutputError: it cannot be recorded.
     """
+    if not queries and not delete:
+        raise DataError("no document is named", remedy="give an id, a source, a URL or the text of a document")
     with hold(out):
-        forgotten = _withdraw(out, queries, why, who or _user(), duplicates)
+        forgotten = _withdraw(out, queries, why, who or _user(), duplicates) if queries else dict(_NOTHING)
         deleted = delete_tainted(out) if delete else []
         return forgotten | {"deleted": [str(path) for path in deleted]}
 
@@ -177,7 +180,7 @@ def delete_tainted(out: Path) -> list[Path]:
 def as_text(forgotten: dict[str, Any], out: Path) -> str:
     """What was done, for people."""
     number = len(forgotten["asked"]) + len(forgotten["duplicates"])
-    lines = [f"withdrawn: {number} document{'s' if number > 1 else ''}"]
+    lines = [f"withdrawn: {number} document{'s' if number > 1 else ''}"] if number else []
     lines += [f"  {id}" for id in forgotten["asked"]]
     lines += [f"  {id} (a duplicate)" for id in forgotten["duplicates"]]
     lines += [f"tainted: {each['kind']} {each['path']}" for each in forgotten["tainted"]]

@@ -1,7 +1,7 @@
 """Taint: which artifacts descend from a document that was withdrawn, and are not to be used until made anew."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +82,15 @@ def require_sound(out: Path, artifacts: Iterable[Artifact | None]) -> None:
                 f"{artifact.path}: this {artifact.kind} descends from {documents} withdrawn, and is not used any more",
                 remedy=f"make it anew without them, with the same recipe: `preceptor run RECIPE --out {out}`",
             )
+
+
+def usable(out: Path, artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """Those of the artifacts that are not tainted, in their order; none only where there was none.
+
+    Raises:
+        ArtifactError: all of them are tainted.
+    """
+    found = sound(out, artifacts)
+    if not found:
+        require_sound(out, artifacts)
+    return found
