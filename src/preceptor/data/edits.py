@@ -9,6 +9,7 @@ from ftfy import TextFixerConfig
 from ftfy.badness import is_bad
 
 from preceptor.data.document import Document
+from preceptor.data.web_rules import c4_lines
 
 # Only the encoding is repaired: quotes, ligatures and full-width letters are the author's choice.
 _REPAIR = TextFixerConfig(
@@ -52,3 +53,13 @@ def remove_markup(document: Document) -> Document:
         text = _ENTITY.sub(lambda match: html.unescape(match.group()).replace("\u00a0", " "), text)
         text = _CONTROL.sub("", text)
     return document.edited(text)
+
+
+EDITS = (normalise, remove_markup)
+"""In the order in which they are applied."""
+
+
+def keep_c4_lines(document: Document) -> Document:
+    """The document with only the lines that C4 keeps; see ``web_rules.c4_lines``."""
+    lines, refusal = c4_lines(document.text)
+    return document if refusal else document.edited("\n".join(lines))

@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import pyarrow
 
@@ -60,6 +60,8 @@ class FilterConfig:
     """unsure-language: the language was recognised with less certainty than this, from 0 to 1."""
     rules: tuple[RuleSet, ...] = ()
     """Published sets of rules for English pages of the web, asked in this order after the limits above."""
+    c4_lines: bool = False
+    """Keep only the lines that C4 keeps: whole sentences, without citations, notices of cookies or of JavaScript."""
     blocked_words: tuple[str, ...] = ()
     """blocked-word: contains one of these words or phrases, in whatever case.
     Source: Raffel et al. 2020, C4, which takes a public list; none ships, since such lists drop far more than meant."""
@@ -78,15 +80,27 @@ class FilterConfig:
             raise ValueError("blocked_words must hold no empty word")
 
 
-def too_short(document: Document, config: FilterConfig) -> Verdict:
+class HasText(Protocol):
+    """Anything with a text."""
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        ...
+
+
+def too_short(document: HasText, config: FilterConfig) -> Verdict:
     """Drop what has too few characters."""
     length = len(document.text.strip())
     return KEEP if length >= config.min_characters else Drop("too-short", length, config.min_characters)
 
 
-def judge(document: Document, config: FilterConfig) -> tuple[Verdict, dict[str, float]]:
-    """The verdict of all filters together, the first that drops naming the reason, and every measure."""
-    recognised, score = language.detect(document.text)
+def judge(document: Document, config: FilterConfig, score: float | None = None) -> tuple[Verdict, dict[str, float]]:
+    """The verdict of all filters together, the first that drops naming the reason, and every measure.
+
+    ``score`` says how sure the language is that the document names; without it, the language is recognised here.
+    """
+    recognised, score = language.detect(document.text) if score is None else (document.language, score)
     measures = measure(document.text) | {"language_score": score}
     verdict = too_short(document, config)
     if isinstance(verdict, Drop):

@@ -103,43 +103,53 @@ def _repeated_parts(text: str, name: str, parts: list[str]) -> Verdict:
 
 
 def _repeated_n_grams(num_characters: int, words: Sequence[str]) -> Verdict:
-    if not words:
-        return KEEP
-    numbers: dict[str, int] = {}
-    ids = np.array([numbers.setdefault(word, len(numbers) + 1) for word in words], np.uint64)
+    # Two words or runs of words that share a hash are taken for the same; at 64 bits none do by chance.
+    ids = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
     ends = np.zeros(len(words) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, words), np.int64, len(words)), out=ends[1:])
-    # Two runs of words that share a hash are taken for the same run; at 64 bits none do by chance.
-    hashes = ids
-    for n in range(2, _REPEATED_N_GRAMS[-1][0] + 1):
-        if n > len(words):
-            return KEEP
+    hashes, has_repeats = ids, True
+    for n in range(2, min(len(words), _REPEATED_N_GRAMS[-1][0]) + 1):
         hashes = hashes[:-1] * _MULTIPLIER + ids[n - 1 :]
         hashes ^= hashes >> np.uint64(29)
+        counts = _counts(hashes) if has_repeats else None
+        # What stands once stands once in every longer run too.
+        has_repeats = counts is not None and len(counts[0]) < len(hashes)
         if n <= _TOP_N_GRAMS[-1][0]:
             most = _TOP_N_GRAMS[n - 2][1]
-            share = _top_characters(hashes, ends, n) / num_characters
+            share = _top_characters(hashes, ends, n, counts if has_repeats else None) / num_characters
             if share > most:
                 return Drop(f"gopher-top-{n}-gram", share, most)
-            continue
-        most = _REPEATED_N_GRAMS[n - 5][1]
-        repeats = _repeats(hashes)
-        if not len(repeats):
+        elif not has_repeats:
             return KEEP
-        # No more than what the repeats cover can be found one after the other, and mostly that is little.
-        if int((ends[repeats + n] - ends[repeats]).sum()) / num_characters <= most:
-            continue
-        share = _repeated_characters(hashes, ends, n) / num_characters
-        if share > most:
-            return Drop(f"gopher-repeated-{n}-grams", share, most)
+        else:
+            most = _REPEATED_N_GRAMS[n - 5][1]
+            share = _repeated_characters(hashes, ends, n, most * num_characters) / num_characters
+            if share > most:
+                return Drop(f"gopher-repeated-{n}-grams", share, most)
     return KEEP
 
 
-def _top_characters(hashes: NDArray[np.uint64], ends: NDArray[np.int64], n: int) -> int:
+def _counts(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The different hashes, and how often each stands there."""
+    held = np.sort(hashes)
+    starts = np.flatnonzero(held[1:] != held[:-1]) + 1
+    edges = np.concatenate(([0], starts, [len(held)]))
+    return held[edges[:-1]], edges[1:] - edges[:-1]
+
+
+def _top_characters(
+    hashes: NDArray[np.uint64],
+    ends: NDArray[np.int64],
+    n: int,
+    counts: tuple[NDArray[np.uint64], NDArray[np.int64]] | None,
+) -> int:
     """The characters of the most frequent run of words, the first where several are, with a space between words."""
-    kinds, counts = np.unique(hashes, return_counts=True)
-    most = int(counts.max())
-    first = int(np.argmax(np.isin(hashes, kinds[counts == most])))
+    first, most = 0, 1
+    if counts is not None:
+        most = int(counts[1].max())
+        kinds = counts[0][counts[1] == most]
+        is_top = hashes == kinds[0] if len(kinds) == 1 else np.isin(hashes, kinds)
+        first = int(np.argmax(is_top))
     return (int(ends[first + n] - ends[first]) + n - 1) * most
 
 
@@ -151,8 +161,15 @@ def _repeats(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     return repeats
 
 
-def _repeated_characters(hashes: NDArray[np.uint64], ends: NDArray[np.int64], n: int) -> int:
-    """The characters of runs that stood before, counted once each: after a repeat the search goes on behind it."""
+def _repeated_characters(hashes: NDArray[np.uint64], ends: NDArray[np.int64], n: int, least: float) -> int:
+    """The characters of runs that stood before, counted once each: after a repeat the search goes on behind it.
+
+    No more than what all repeats cover can be found; where that is at most ``least``, it is returned instead.
+    """
+    repeats = _repeats(hashes)
+    covered = int((ends[repeats + n] - ends[repeats]).sum())
+    if covered <= least:
+        return covered
     seen: set[int] = set()
     found = place = 0
     listed = hashes.tolist()

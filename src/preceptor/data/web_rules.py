@@ -1,9 +1,11 @@
 """The rules of C4 and of FineWeb for pages of the web, each a verdict of its own name."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from preceptor.data.document import KEEP, Drop, Verdict
+from preceptor.data.words import treebank_words
 
 _CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 _C4_LINE_ENDS = (".", "?", "!", '"', "'")
@@ -14,8 +16,7 @@ _C4_NAMED = (
     *("javascript", "terms of use", "privacy policy", "cookie policy"),
     *("uses cookies", "use of cookies", "use cookies"),
 )
-# A full stop ends a sentence unless it belongs to an initial or stands inside of a word.
-_SENTENCE_END = re.compile(r"""(?:(?:[^\W\dA-Z]|[0-9%'")\]’”]|[A-Z]{2})\.|[!?。！？])(?=["')\]’”]*(?:\s|$))""")
+_SENTENCE_ENDS = frozenset(".!?。！？")
 
 # Marks that end a sentence in the scripts of the world: those of Unicode's Sentence_Terminal that are in common use.
 _TERMINAL = tuple(".?!？．﹗⁈⁉።܂؞؟꛳᠉꧉܀꓿᜵៖۔｡៕⸮᭟！։॥᠃၊⁇。᙮។៚।။᱾܁᜶‼‽﹖៙᰻᰼᱿፧፨؝")
@@ -26,30 +27,41 @@ _FINEWEB_MAX_LINES_PER_WORD = 0.3
 
 
 def c4(text: str) -> Verdict:
-    """The verdict of C4's rules on the lines that C4 would keep; the lines themselves are left alone.
+    """The verdict of C4's rules on the lines that C4 would keep; the lines themselves are left alone."""
+    lines, refusal = c4_lines(text)
+    if refusal:
+        return Drop(refusal, 1, 0)
+    num_sentences = 0
+    for line in lines:
+        num_sentences += _num_sentences(line)
+        if num_sentences >= _C4_MIN_SENTENCES:
+            return KEEP
+    return Drop("c4-few-sentences", num_sentences, _C4_MIN_SENTENCES)
+
+
+def c4_lines(text: str) -> tuple[list[str], str]:
+    """The lines that C4 keeps, and the rule by which it refuses the whole page, or nothing.
 
     Source: Raffel et al. 2020, section 2.2, with the further rules of the code that was published with it.
     """
     lowered = text.lower()
     is_suspect = "{" in text or "lorem ipsum" in lowered
     has_named = any(phrase in lowered for phrase in _C4_NAMED)
-    num_sentences = 0
-    for line in map(_c4_line, text.splitlines()):
-        if not line:
-            continue
-        small = line.lower() if is_suspect or has_named else ""
+    lines = [line for line in map(_c4_line, text.splitlines()) if line]
+    if not is_suspect and not has_named:
+        return lines, ""
+    kept = []
+    for line in lines:
+        small = line.lower()
         if "lorem ipsum" in small:
-            return Drop("c4-lorem-ipsum", 1, 0)
+            return [], "c4-lorem-ipsum"
         if "javascript" in small:
             continue
-        if is_suspect and "{" in line:
-            return Drop("c4-curly-bracket", 1, 0)
-        if has_named and any(phrase in small for phrase in _C4_NAMED):
-            continue
-        num_sentences += max(1, len(_SENTENCE_END.findall(line)))
-        if num_sentences >= _C4_MIN_SENTENCES and not is_suspect:
-            return KEEP
-    return KEEP if num_sentences >= _C4_MIN_SENTENCES else Drop("c4-few-sentences", num_sentences, _C4_MIN_SENTENCES)
+        if "{" in line:
+            return [], "c4-curly-bracket"
+        if not any(phrase in small for phrase in _C4_NAMED):
+            kept.append(line)
+    return kept, ""
 
 
 def _c4_line(line: str) -> str:
@@ -61,6 +73,18 @@ def _c4_line(line: str) -> str:
     if not ended.endswith(_C4_LINE_ENDS) or ended.endswith("..."):
         return ""
     return ended if len(whole.split(None, _C4_MIN_LINE_WORDS - 1)) >= _C4_MIN_LINE_WORDS else ""
+
+
+def _num_sentences(line: str) -> int:
+    """The sentences of a line: one begins at its first word, and at the first word after a mark that ends another."""
+    number, has_ended = 1, False
+    for word in treebank_words(line):
+        if word in _SENTENCE_ENDS:
+            has_ended = True
+        elif has_ended and not unicodedata.category(word[0]).startswith("P"):
+            number += 1
+            has_ended = False
+    return number
 
 
 def fineweb(text: str, words: Sequence[str]) -> Verdict:
