@@ -2,8 +2,9 @@
 
 from preceptor.data.document import UNKNOWN_LICENCE, Document, is_encodable
 from preceptor.data.records import LICENCE_FIELDS, METADATA, Record, iso_date
-from preceptor.data.rights import normalise_licence, spdx
+from preceptor.data.rights import detect, settle
 from preceptor.data.source_config import SourceConfig
+from preceptor.data.spdx import normalise_licence
 
 _MAX_METADATA_CHARACTERS = 1000
 _URL_STARTS = ("http://", "https://", "ftp://")
@@ -12,11 +13,12 @@ _URL_STARTS = ("http://", "https://", "ftp://")
 class DocumentMaker:
     """Makes the documents of one file."""
 
-    def __init__(self, name: str, config: SourceConfig) -> None:
+    def __init__(self, name: str, config: SourceConfig, *, detects_licences: bool = True) -> None:
         self._name = name
         self._config = config
         # These are the same for all its documents, of which there can be many millions.
         self._collection = config.label
+        self._detects = detects_licences
         self._declared = normalise_licence(config.licence, "data.sources")
 
     def make(self, record: Record) -> Document:
@@ -37,12 +39,10 @@ class DocumentMaker:
 
     def _licence(self, record: Record) -> tuple[str, dict[str, str]]:
         stated = next((value for key in LICENCE_FIELDS if isinstance(value := record.fields.get(key), str)), "")
-        if not stated.strip():
+        evidence = detect(record.raw, record.kind) if self._detects and record.kind is not None else None
+        if evidence is None and not stated.strip():
             return self._declared, {}
-        licence = spdx(stated) or UNKNOWN_LICENCE
-        if licence != UNKNOWN_LICENCE or not is_encodable(stated):
-            return licence, {}
-        return licence, {"stated_licence": stated[:_MAX_METADATA_CHARACTERS]}
+        return settle(self._declared, evidence, stated if is_encodable(stated) else UNKNOWN_LICENCE)
 
 
 def _metadata(record: Record) -> dict[str, str]:

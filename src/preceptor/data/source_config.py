@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from preceptor.data.document import UNKNOWN_LICENCE
-from preceptor.data.rights import spdx
+from preceptor.data.spdx import spdx
 
 Format = Literal[
     "auto", "html", "text", "markdown", "rst", "jsonl", "json", "csv", "tsv", "parquet", "warc", "pdf", "epub", "code"

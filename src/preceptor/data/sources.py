@@ -201,6 +201,7 @@ class Reader:
     stop_on_bad_input: bool = True
     max_expansion: int = ReadLimits().max_expansion
     detect_licences: bool = True
+    """Whether a licence is looked for in the text, markup and file headers."""
 
     def read(self, config: SourceConfig) -> Iterator[Document | Rejected]:
         """Every record of a source, in the order of the files' names: a document, or a located rejection.
@@ -231,7 +232,7 @@ class Reader:
         if piece.problem is not None:
             yield Rejected(piece.name, *piece.problem)
             return
-        maker = DocumentMaker(piece.name, config)
+        maker = DocumentMaker(piece.name, config, detects_licences=self.detect_licences)
         try:
             for record in self._records(piece, config):
                 yield self._bad(piece, record) if isinstance(record, Flaw) else maker.make(record)

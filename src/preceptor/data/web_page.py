@@ -1,10 +1,11 @@
 """The main text of a web page, and what the page says of itself: title, date, author, language, address."""
 
+import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 from resiliparse.extract.html2text import extract_plain_text
@@ -60,9 +61,15 @@ _FIELDS_BY_META = {
     "pubdate": "date",
     "publish-date": "date",
 }
+_LONG_TAG = re.compile(r"<[a-zA-Z][^<>]{10000,}")
+_MAX_ATTRIBUTES = 1000
+_HIDDEN = re.compile(r"<(?:(script|style|template|noscript)\b|!--)", re.IGNORECASE)
+_BLOCK = re.compile(r"</?(?:p|div|br|li|tr|h[1-6]|table|ul|ol|pre|section|article)\b", re.IGNORECASE)
 _LINKED_DATA = "application/ld+json"
 _MAX_LINKED_DATA = 200_000
-_MAX_ITEMS = 200
+_LINKED_DATA_SCRIPT = re.compile(r"""<script[^<>]{0,200}application/ld\+json[^<>]{0,200}>""", re.IGNORECASE)
+_MAX_SCRIPTS = 20
+_MAX_ITEMS = 400
 
 
 class _Steps(dict[str, int]):
@@ -88,12 +95,12 @@ def page_record(raw: bytes, extractor: Extractor, charset: str = "", fallback: b
         FlawError: it is of another encoding than it says, or no text.
     """
     page = _decode(raw, charset, fallback)
+    if _is_too_deep(page) or _has_endless_tag(page):
+        return Record(without_tags(page), {}, raw=page, kind="html")
     try:
         tree = HTMLTree.parse(page)
     except (ValueError, RuntimeError) as error:
         raise FlawError(Flaw("broken-html", str(error))) from error
-    if _is_too_deep(page):
-        return Record(extract_plain_text(tree), {}, raw=page, kind="html")
     main = extractor(page, tree)
     text = main if main.strip() else extract_plain_text(tree)
     return Record(text, page_fields(tree, page), raw=page, kind="html")
@@ -143,6 +150,33 @@ def _is_too_deep(page: str) -> bool:
     return page.count("<") - page.count("</") > _MAX_DEPTH and depth(page) > _MAX_DEPTH
 
 
+def _has_endless_tag(page: str) -> bool:
+    return any(len(tag[0].split(None, _MAX_ATTRIBUTES)) > _MAX_ATTRIBUTES for tag in _LONG_TAG.finditer(page))
+
+
+def without_tags(page: str) -> str:
+    """The text of a page that no parser reads in bounded time, found in one pass: tags and scripts left out."""
+    found, place = [], 0
+    while (start := page.find("<", place)) >= 0:
+        found.append(page[place:start])
+        hidden = _HIDDEN.match(page, start)
+        closing = f"</{hidden[1].lower()}" if hidden and hidden[1] else "-->" if hidden else ">"
+        end = page.find(closing, start)
+        if end < 0 and hidden is None:
+            place = start + 1
+            found.append("<")
+            if page.find(">", start) < 0:
+                break  # no tag ends from here on
+            continue
+        if end < 0:
+            place = len(page)
+            break
+        place = end + len(closing) if closing != ">" else end + 1
+        found.append("\n" if closing != ">" or _BLOCK.match(page, start) else "")
+    found.append(page[place:])
+    return html.unescape("".join(found))
+
+
 def resiliparse_main_text(page: str, tree: Any) -> str:
     """The main content by the rules of resiliparse."""
     return str(extract_plain_text(tree, main_content=True))
@@ -178,18 +212,28 @@ def page_fields(tree: Any, page: str) -> dict[str, object]:
     head = tree.head
     if head is None:
         return fields
-    for element in list(head.get_elements_by_tag_name("meta"))[:_MAX_ITEMS]:
-        named = (element.getattr("name") or element.getattr("property") or "").lower()
-        if named in _FIELDS_BY_META and _FIELDS_BY_META[named] != "title":
-            _take(fields, _FIELDS_BY_META[named], element.getattr("content"))
-        elif named in _FIELDS_BY_META and "title" not in fields:
-            _take(fields, "title", element.getattr("content"))
-    if "canonical" in page and (link := head.query_selector('link[rel="canonical"]')) is not None:
-        _take(fields, "url", link.getattr("href"))
+    for element in _children(head):
+        if element.tag == "link" and (element.getattr("rel") or "").lower() == "canonical":
+            _take(fields, "url", element.getattr("href"))
+        if element.tag != "meta":
+            continue
+        key = _FIELDS_BY_META.get((element.getattr("name") or element.getattr("property") or "").lower())
+        if key is not None and not (key == "title" and "title" in fields):
+            _take(fields, key, element.getattr("content"))
     if _LINKED_DATA in page:
-        for key, value in _linked_data(tree):
+        for key, value in _linked_data(page):
             _take(fields, key, value)
     return fields
+
+
+def _children(head: Any) -> Iterator[Any]:
+    """The first elements of a head, one after the other: a list of them takes time that grows with its square."""
+    element = head.first_element_child
+    for _ in range(_MAX_ITEMS):
+        if element is None:
+            return
+        yield element
+        element = element.next_element_sibling
 
 
 def _take(fields: dict[str, object], key: str, value: object) -> None:
@@ -197,13 +241,12 @@ def _take(fields: dict[str, object], key: str, value: object) -> None:
         fields[key] = value
 
 
-def _linked_data(tree: Any) -> Iterator[tuple[str, object]]:
+def _linked_data(page: str) -> Iterator[tuple[str, object]]:
     """What the JSON-LD of a page says; of several articles the first."""
     taken = set()
-    for script in list(tree.document.query_selector_all(f'script[type="{_LINKED_DATA}"]'))[:_MAX_ITEMS]:
-        source = script.text
-        if len(source) > _MAX_LINKED_DATA:
-            continue
+    for start in islice(_LINKED_DATA_SCRIPT.finditer(page), _MAX_SCRIPTS):
+        end = page.find("</script", start.end(), start.end() + _MAX_LINKED_DATA)
+        source = page[start.end() : max(end, start.end())]
         try:
             found = json.loads(source)
         except (ValueError, RecursionError):
