@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal
+
+from preceptor.data.licence_text import TextKind
 
 METADATA = ("id", "title", "date", "url", "author", "language")
 """The fields of a record that a document keeps."""
 LICENCE_FIELDS = ("license", "licence")
-TextKind = Literal["html", "text", "code", "markdown"]
+
 REMEDIES = {
     "broken-compression": "compress the file again, or remove it",
     "broken-csv": "each row must have the fields of the first; mend or remove this one",
