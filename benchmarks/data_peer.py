@@ -35,7 +35,7 @@ from datatrove.pipeline.readers import ParquetReader
 from datatrove.pipeline.writers import ParquetWriter
 
 
-class PageReader(PipelineStep):
+class PageReader(PipelineStep):  # type: ignore[misc]
     """The pages of a folder, every so-manieth for each worker."""
 
     name = "pages"

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +52,9 @@ def make_corpus(store: Store, num_documents: int) -> tuple[Artifact, float]:
             numbers = range(first, min(first + SHARD_DOCUMENTS, num_documents))
             columns = {"id": [id_of(n) for n in numbers], "source": [f"file:pages.jsonl#{n}" for n in numbers]}
             name = f"{first // SHARD_DOCUMENTS:05d}.parquet"
-            ledger = columns | {key: [""] * len(numbers) for key in ("collection", "licence", "rule", "detail")}
+            ledger: dict[str, Any] = columns | {
+                key: [""] * len(numbers) for key in ("collection", "licence", "rule", "detail")
+            }
             ledger |= {
                 "verdict": ["keep"] * len(numbers),
                 "measured": np.zeros(len(numbers)),

@@ -4,7 +4,8 @@ import pytest
 
 from preceptor import cli
 from preceptor.core.artifact import Store
-from preceptor.recipes.pipeline import Pipeline, newest_model
+from preceptor.recipes.folder import newest_model
+from preceptor.recipes.pipeline import Pipeline
 
 
 def call(monkeypatch, *words: str) -> int:

@@ -8,8 +8,9 @@ import pytest
 
 from preceptor.core.artifact import write_folder
 from preceptor.core.errors import DataError
-from preceptor.data.corpus import Corpus, DataConfig, build
-from preceptor.data.document import Document
+from preceptor.data.config import DataConfig
+from preceptor.data.corpus import Corpus, Workshop, build
+from preceptor.data.rights import RightsConfig
 from preceptor.data.sources import Reader, SourceConfig
 
 LENIENT = Reader(max_record_bytes=100_000, stop_on_bad_input=False)
@@ -67,18 +68,11 @@ def test_names_that_are_not_utf8_and_zero_bytes_reach_the_corpus_as_text(tmp_pat
         file.write(sentence.format(1, 1, 1))
     line = '{"text": "zero\\u0000byte %s", "title": "half \\ud800", "id": 7}\n'
     (folder / "x.jsonl").write_text("".join(line % (f"word{n} " * 60) for n in range(3)) * 2)
-    records = list(STRICT.read(SourceConfig(path=str(folder))))
+    config = DataConfig(sources=(SourceConfig(path=str(folder)),), rights=RightsConfig(unknown="keep"))
     with write_folder(tmp_path / "corpus", "corpus", "key", {}) as draft:
-        datasheet = build(records, DataConfig(sources=(SourceConfig(path="unused"),)), 0, draft)
-    assert datasheet["drops_by_rule"] == {"exact-duplicate": 3} and "no declared licence" in datasheet["warnings"][0]
+        datasheet = build(config, 0, draft, Workshop(tmp_path / "work", "key"))
+    # All three records of a line state the same id.
+    assert datasheet["drops_by_rule"] == {"duplicate-id": 5} and "licence" in datasheet["warnings"][0]
     kept = list(Corpus.load(tmp_path / "corpus").documents())
-    assert len(kept) == 4 and not any("\0" in document.text for document in kept)
+    assert len(kept) == 2 and not any("\0" in document.text for document in kept)
     assert {document.source.rpartition("/")[2] for document in kept} >= {"na\\xffme.txt", "x.jsonl#1"}
-
-
-def test_half_a_surrogate_pair_from_any_source_is_a_rejection(tmp_path):
-    good = [Document.new(f"word{n} " * 60, f"test:{n}") for n in range(3)]
-    with write_folder(tmp_path / "corpus", "corpus", "key", {}) as draft:
-        config = DataConfig(sources=(SourceConfig(path="unused"),))
-        datasheet = build([*good, Document.new("\ud800" * 100, "test:half")], config, 0, draft)
-    assert datasheet["drops_by_rule"] == {"invalid-utf8": 1} and datasheet["documents_kept"] == 3

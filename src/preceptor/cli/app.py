@@ -8,7 +8,7 @@ import traceback
 import click
 
 from preceptor import __version__
-from preceptor.cli import data, models, recipes, stages
+from preceptor.cli import data, models, recipes, stages, tokenizer
 from preceptor.core.errors import Interrupted, PreceptorError
 
 _EPILOG = """\b
@@ -37,7 +37,7 @@ def cli(context: click.Context, debug: bool) -> None:
     context.obj = {"debug": debug}
 
 
-for part in (stages, data, models, recipes):
+for part in (stages, data, tokenizer, models, recipes):
     for command in part.COMMANDS:
         cli.add_command(command)
 

@@ -1,29 +1,101 @@
-"""The commands about data: documents to a corpus, text to tokens, and who saw what."""
+"""The commands about data: documents to a corpus, what became of each, and who saw it."""
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from preceptor.cli.options import open_pipeline, say_artifact, stage_options
+from preceptor.cli.options import OUT_OPTION, StageGroup, open_pipeline, stage_options
+
+if TYPE_CHECKING:
+    from preceptor.data.corpus import Corpus
+
+_EPILOG = """\b
+Examples
+  preceptor data data.sources='[{path="docs", licence="CC-BY-4.0"}]' --out runs/mine
+  preceptor data inspect --dropped --rule near-duplicate --out runs/mine
+  preceptor data trace docs/a.html --out runs/mine      who saw this document
+  preceptor data forget 3f9a… --why "its author asked"   and train again without it
+"""
 
 
-@click.command()
+@click.group(cls=StageGroup, epilog=_EPILOG)
+def data() -> None:
+    """Make a corpus and account for it: `data [RECIPE] [KEY=VALUE]...` makes it, the commands below look into it."""
+
+
+@data.command()
 @stage_options
-def data(words: tuple[str, ...], out: Path) -> None:
-    """Read, clean and de-duplicate documents into a corpus, and say what became of each."""
+def make(words: tuple[str, ...], out: Path) -> None:
+    """Read, clean and de-duplicate documents into a corpus, and say what became of each.
+
+    Prints the datasheet as JSON; the same as a page for people is datasheet.html in the folder that is named at the
+    end. A run that was stopped or killed goes on with the same command.
+    """
     with open_pipeline(words, out) as pipeline:
         corpus = pipeline.corpus()
         click.echo(corpus.file("datasheet.json").read_text(encoding="utf-8").strip())
         click.echo(f"in {corpus.path}", err=True)
 
 
-@click.command()
-@stage_options
-def tokenizer(words: tuple[str, ...], out: Path) -> None:
-    """Train a tokenizer on the corpus, and encode the corpus with it."""
-    with open_pipeline(words, out) as pipeline:
-        say_artifact(pipeline.tokenizer())
-        say_artifact(pipeline.tokens())
+def _newest_corpus(out: Path) -> "Corpus":
+    from preceptor.data.corpus import Corpus
+    from preceptor.recipes.folder import newest
+
+    return Corpus.load(newest(out, "corpus").path)
 
 
-COMMANDS = (data, tokenizer)
+@data.command()
+@click.option("--dropped", "verdict", flag_value="dropped", help="Only documents that were dropped.")
+@click.option("--kept", "verdict", flag_value="kept", help="Only documents that were kept.")
+@click.option("--rule", default="", help="Only what this rule dropped.")
+@click.option("--source", default="", help="Only what comes from here: a part of a source's name or of a path.")
+@click.option("--licence", default="", help="Only documents under this licence.")
+@click.option("--search", default="", help="Only documents with these words in text, reason or source.")
+@click.option("--limit", default=0, help="So many at most; 0 for all.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@OUT_OPTION
+def inspect(verdict: str | None, as_json: bool, out: Path, **chosen: Any) -> None:
+    """Browse documents that were kept and dropped, with the reason for each.
+
+    On a terminal one at a time (n next, p previous, q leaves), else as a list.
+    """
+    from preceptor.recipes.inspect import Selection, browse
+
+    browse(_newest_corpus(out), Selection(verdict=verdict or "", **chosen), as_json=as_json)  # type: ignore[arg-type]
+
+
+@data.command()
+@click.argument("query")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@OUT_OPTION
+def trace(query: str, as_json: bool, out: Path) -> None:
+    """Say what became of a document, and which tokens, steps, models and adapters saw it.
+
+    QUERY is an id or its start, a source, a file, a URL, the id the record states, the text, or a piece of it.
+    """
+    from preceptor.recipes.trace import as_text
+    from preceptor.recipes.trace import trace as find
+
+    traced = find(out, query)
+    click.echo(json.dumps(traced, indent=2) if as_json else as_text(traced))
+
+
+@data.command()
+@click.argument("queries", nargs=-1, required=True)
+@click.option("--why", default="", help="The reason, for the record.")
+@click.option("--only", is_flag=True, help="Leave its duplicates, which would come back in its place.")
+@click.option("--delete", is_flag=True, help="Remove what descends from it from the disk.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@OUT_OPTION
+def forget(queries: tuple[str, ...], why: str, only: bool, delete: bool, as_json: bool, out: Path) -> None:
+    """Withdraw documents: what descends from them is refused from now on, until `preceptor run` makes it anew."""
+    from preceptor.recipes.forget import as_text
+    from preceptor.recipes.forget import forget as withdraw
+
+    done = withdraw(out, queries, why=why, duplicates=not only, delete=delete)
+    click.echo(json.dumps(done, indent=2) if as_json else as_text(done, out))
+
+
+COMMANDS = (data,)

@@ -22,16 +22,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_OUT = "runs/default"
 
 
+OUT_OPTION = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_OUT,
+    show_default=True,
+    help="Folder of the run.",
+)
+
+
 def stage_options(command: Command) -> Command:
     """RECIPE [KEY=VALUE ...] --out DIR, as every stage has them."""
-    command = click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")(command)
-    return click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        default=DEFAULT_OUT,
-        show_default=True,
-        help="Folder for artifacts and the report.",
-    )(command)
+    return OUT_OPTION(click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")(command))
 
 
 def _parse(words: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -39,6 +41,19 @@ def _parse(words: tuple[str, ...]) -> tuple[str, list[str]]:
     if words and "=" not in words[0]:
         return words[0], list(words[1:])
     return "default", list(words)
+
+
+class StageGroup(click.Group):
+    """A stage that is a command of its own and has commands about what it made.
+
+    Whatever is not the name of one of these is for the command named ``make``: `data tiny` is `data make tiny`.
+    """
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Put ``make`` in front of words that name no command."""
+        if not args or (args[0] not in self.commands and args[0] not in context.help_option_names):
+            args = ["make", *args]
+        return super().parse_args(context, args)
 
 
 @contextlib.contextmanager

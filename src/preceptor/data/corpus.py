@@ -1,299 +1,224 @@
 """The corpus: every document that was read is kept, or dropped with a reason, and the ledger says which."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow
 import pyarrow.parquet
 
 from preceptor.core.artifact import Draft
 from preceptor.core.errors import ArtifactError, DataError, EmptyDataError, output_errors
 from preceptor.core.progress import Progress, say
-from preceptor.core.seeds import derive
-from preceptor.data import personal
-from preceptor.data.document import KEEP, UNKNOWN_LICENCE, Document, Drop, Rejected, Verdict, is_encodable
-from preceptor.data.edits import normalise, remove_markup
-from preceptor.data.filters import FilterConfig, judge
-from preceptor.data.overlap import Duplicate, Shingles, contained, exact_key, near_duplicates, shingles
-from preceptor.data.rights import UnknownLicencePolicy, judge_rights
-from preceptor.data.sources import SourceConfig
-
-DOCUMENTS_FILE, LEDGER_FILE, DATASHEET_FILE = "documents.parquet", "ledger.parquet", "datasheet.json"
-SPLITS = ("train", "validation")
-_DOCUMENTS_SCHEMA = pyarrow.schema(
-    [(name, pyarrow.string()) for name in ("id", "text", "source", "licence", "consent", "metadata", "parent", "split")]
+from preceptor.data import bias, croissant, datasheet, index, outliers, sources
+from preceptor.data.augment import Augmenter, Translate
+from preceptor.data.config import DataConfig
+from preceptor.data.document import Document
+from preceptor.data.executor import ExecutionConfig, Executor, executor, no_stop
+from preceptor.data.overlap import resolve
+from preceptor.data.parts import DOCUMENTS, SAMPLE, STATISTICS, Job, SourceReader, Task, read_part, tasks
+from preceptor.data.shards import (
+    SHARD_BIAS,
+    SHARD_DOCUMENTS,
+    SHARD_LEDGER,
+    Finish,
+    Shard,
+    validation_ids,
+    with_split,
+    write_shard,
 )
-_LEDGER_SCHEMA = pyarrow.schema(
-    [
-        *((name, pyarrow.string()) for name in ("id", "source", "verdict", "rule")),
-        *((name, pyarrow.float64()) for name in ("measured", "limit")),
-        ("detail", pyarrow.string()),
-    ]
-)
+from preceptor.data.statistics import Statistics
+from preceptor.data.withdrawal import NOTHING_WITHDRAWN, Withdrawn
+
+DATASHEET_FILE, DATASHEET_PAGE, CROISSANT_FILE = "datasheet.json", "datasheet.html", "croissant.json"
+DOCUMENTS_FOLDER, LEDGER_FOLDER, INDEX_FOLDER = "documents", "ledger", "index"
+_PIECE_BYTES = 16 << 20
+_BATCH_ROWS = 1024
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """Where documents come from and what is done to them."""
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where and by whom a corpus is made; none of it changes a byte of the corpus."""
 
-    sources: tuple[SourceConfig, ...] = (SourceConfig(kind="python-docs", licence="PSF-2.0", consent="by-licence"),)
-    """The sources, read one after the other."""
-    unknown_licence: UnknownLicencePolicy = "keep"
-    """What happens to a document whose licence nobody declared: it stays and is said, or it is dropped."""
-    on_bad_input: Literal["stop", "reject"] = "stop"
-    """Whether a record that cannot be read stops the run or is left out and counted."""
-    max_record_bytes: int = 10_000_000
-    """Longest line of JSONL and largest text or HTML file."""
-    filters: FilterConfig = field(default_factory=FilterConfig)
-    """The limits of the filters."""
-    near_duplicate_jaccard: float = 0.8
-    """Documents that share this part of their word 5-grams are near duplicates; the longest of a cluster stays."""
-    max_containment: float = 0.8
-    """A document that shares more of its own word 5-grams with one longer document is contained in it, and leaves."""
-    redact: bool = True
-    """Whether e-mail addresses, phone numbers, IP addresses and keys become placeholders."""
-    validation_fraction: float = 0.05
-    """The share of documents that is kept for validation."""
-
-    def __post_init__(self) -> None:
-        """Refuse shares outside their range."""
-        if not self.sources:
-            raise ValueError("sources must name at least one source")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
-        for name in ("near_duplicate_jaccard", "max_containment"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
-        if self.max_record_bytes < 1:
-            raise ValueError(f"max_record_bytes must be at least 1, got {self.max_record_bytes}")
+    work: Path
+    """A folder for the parts, from which a run that was killed goes on."""
+    key: str
+    """What the parts in the folder depend on; parts of another key are made anew."""
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    check: Callable[[], None] = no_stop
+    """Called now and then; raises to stop."""
 
 
-class _Ledger:
-    """The record of every decision."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def drop(self, document: Document, verdict: Drop) -> None:
-        self._add(document.parent or document.id, document.source, "drop", verdict)
-
-    def reject(self, rejected: Rejected) -> None:
-        self._add("", rejected.source, "drop", Drop(rejected.rule, 1, 0, rejected.detail))
-
-    def keep(self, document: Document) -> None:
-        self._add(document.parent or document.id, document.source, "keep", Drop("", 0, 0, document.id))
-
-    def _add(self, id: str, source: str, verdict: str, drop: Drop) -> None:
-        self.rows.append(
-            {
-                "id": id,
-                "source": source,
-                "verdict": verdict,
-                "rule": drop.rule,
-                "measured": float(drop.measured),
-                "limit": float(drop.limit),
-                "detail": drop.detail,
-            }
-        )
-
-
-def build(records: Iterable[Document | Rejected], config: DataConfig, seed: int, draft: Draft) -> dict[str, Any]:
+def build(
+    config: DataConfig,
+    seed: int,
+    draft: Draft,
+    workshop: Workshop,
+    *,
+    readers: Mapping[str, SourceReader] | None = None,
+    withdrawn: Withdrawn = NOTHING_WITHDRAWN,
+    translators: tuple[Translate, Translate] | None = None,
+) -> dict[str, Any]:
     """The datasheet of the corpus, whose files are then in the draft.
+
+    ``readers`` read the kinds of source that are not files; like everything here they are sent to the workers.
 
     Raises:
         EmptyDataError: no document is left; says by which rules they went.
-        DataError: the documents that are left are too few to be split.
+        DataError: a source is missing or broken, or the documents that are left are too few to be split.
+        OutputError: the parts or the corpus cannot be written.
     """
-    ledger, sums = _Ledger(), Counter[str]()
-    edits, redactions = Counter[str](), Counter[str]()
-    kept: list[Document] = []
-    seen: dict[int, str] = {}
-    with Progress("data", unit="documents") as progress:
-        for record in records:
+    augmenter = Augmenter.make(config.augmentation, seed, *(translators or ())) if config.augmentation.copies else None
+    job = Job(config, withdrawn, seed, workshop.work, workshop.key, readers or {}, augmenter)
+    work = tasks(sources.plan(config.sources, piece_bytes=_PIECE_BYTES))
+    with output_errors(workshop.work), executor(workshop.execution, len(work), workshop.check) as workers:
+        _read(job, work, workers)
+        _require_documents(job, work)
+        limits = outliers.limits(_samples(job, work), config.outliers)
+        say(f"data: comparing the documents of {len(work)} parts" if len(work) > 1 else "data: comparing the documents")
+        parts = [job.part(task.index) / DOCUMENTS for task in work]
+        admits = partial(outliers.admits, limits)
+        resolve(parts, config.overlap, job.work / "decisions", workshop.check, admits=admits)
+        finish = Finish(job, job.work / "decisions", limits)
+        shards = _write_shards(finish, work, workers)
+    statistics = _merged(job, shards)
+    datasheet_ = _describe(config, statistics, shards, limits, _bias(job, shards))
+    _gather(job, shards, draft, datasheet_)
+    return datasheet_
+
+
+def _read(job: Job, work: Sequence[Task], workers: Executor) -> None:
+    total = sum(piece.bytes for task in work for piece in task.pieces)
+    with Progress("data: read and clean", total=total or None, unit="bytes") as progress:
+        num_records = 0
+        for task, records in zip(work, workers.map(partial(read_part, job), work), strict=True):
+            num_records += records
+            progress.note(f"{num_records:,} records")
+            progress.advance(sum(piece.bytes for piece in task.pieces))
+
+
+def _require_documents(job: Job, work: Sequence[Task]) -> None:
+    """Refuse a source of which nothing could be read: whoever named it meant something by it."""
+    statistics = Statistics()
+    for task in work:
+        text = (job.part(task.index) / STATISTICS).read_text(encoding="utf-8")
+        statistics.merge(Statistics.from_json(json.loads(text)))
+    for source in job.config.sources:
+        if statistics.tables["collections"][source.label].get("bytes_in", 0) == 0:
+            drops = {rule: number for rule, by in statistics.tables["drops"].items() if (number := by[source.label])}
+            raise sources.nothing_found(source, drops)
+
+
+def _samples(job: Job, work: Sequence[Task]) -> outliers.Sample:
+    sample = outliers.Sample()
+    for task in work:
+        sample.merge(outliers.Sample.load(job.part(task.index) / SAMPLE))
+    return sample
+
+
+def _write_shards(finish: Finish, work: Sequence[Task], workers: Executor) -> list[Shard]:
+    with Progress("data: write", total=len(work), unit="parts") as progress:
+        shards = []
+        for shard in workers.map(partial(write_shard, finish), [task.index for task in work]):
+            shards.append(shard)
             progress.advance()
-            sums["in"] += 1
-            if isinstance(record, Document) and not is_encodable(record.text):
-                record = Rejected(record.source, "invalid-utf8", "half of a surrogate pair in the text")
-            if isinstance(record, Rejected):
-                ledger.reject(record)
-                continue
-            sums["bytes"] += len(record.text.encode())
-            document = _edit(record, config, edits, redactions)
-            verdict = _judge(document, config, seen)
-            if isinstance(verdict, Drop):
-                ledger.drop(document, verdict)
-            else:
-                kept.append(document)
-        kept = _without_duplicates(kept, config, ledger)
-    if not kept:
-        reasons = ", ".join(f"{rule} {n}" for rule, n in _drops_by_rule(ledger).items())
+    num_kept = sum(shard.num_train + shard.num_validation for shard in shards)
+    if num_kept == 0:
+        drops = _merged(finish.job, shards).drops_by_rule()
+        reasons = ", ".join(f"{rule} {number}" for rule, number in drops.items())
+        num_in = sum(drops.values())
         raise EmptyDataError(
-            f"none of {sums['in']} documents is left ({reasons or 'there was none'})",
-            remedy="add documents, or loosen the limits in data.filters",
+            f"none of {num_in} documents is left ({reasons or 'there was none'})", remedy=_remedy_for(drops)
         )
-    splits = _split(kept, config, seed)
-    for document in kept:
-        ledger.keep(document)
-    datasheet = _datasheet(sums, ledger, splits, edits, redactions)
-    for warning in datasheet["warnings"]:
-        say(f"data: {warning}")
-    _write(draft, splits, ledger, datasheet)
-    return datasheet
-
-
-def _edit(document: Document, config: DataConfig, edits: Counter[str], redactions: Counter[str]) -> Document:
-    for edit in (normalise, remove_markup):
-        child = edit(document)
-        edits[edit.__name__] += child is not document
-        document = child
-    if not config.redact:
-        return document
-    text, counts = personal.redact(document.text)
-    metadata = {}
-    for key, value in document.metadata.items():
-        metadata[key], more = personal.redact(value)
-        counts = Counter(counts) + Counter(more)
-    redactions.update(counts)
-    edits["redact"] += bool(counts)
-    return replace(document.edited(text), metadata=metadata) if counts else document
-
-
-def _judge(document: Document, config: DataConfig, seen: dict[int, str]) -> Verdict:
-    """The verdict on one document; notes in ``seen`` the source of each text that stays so far."""
-    verdict = judge(document, config.filters)
-    if isinstance(verdict, Drop):
-        return verdict
-    verdict = judge_rights(document, config.unknown_licence)
-    if isinstance(verdict, Drop):
-        return verdict
-    key = exact_key(document.text)
-    if key in seen:
-        return Drop("exact-duplicate", 1, 0, f"of {seen[key]}")
-    seen[key] = document.source
-    return KEEP
-
-
-def _without_duplicates(documents: list[Document], config: DataConfig, ledger: _Ledger) -> list[Document]:
-    """The documents that are neither near duplicates of another one nor contained in it."""
-    sets = [shingles(document.text) for document in documents]
-    texts = [document.text for document in documents]
-    near = near_duplicates(texts, sets, config.near_duplicate_jaccard)
-    documents, sets = _without(documents, sets, near, "near-duplicate", config.near_duplicate_jaccard, ledger)
-    inside = contained(sets, config.max_containment)
-    return _without(documents, sets, inside, "contained", config.max_containment, ledger)[0]
-
-
-def _without(
-    documents: list[Document],
-    sets: list[Shingles],
-    duplicates: list[Duplicate],
-    rule: str,
-    limit: float,
-    ledger: _Ledger,
-) -> tuple[list[Document], list[Shingles]]:
-    for duplicate in duplicates:
-        detail = f"of {documents[duplicate.kept].source}"
-        ledger.drop(documents[duplicate.index], Drop(rule, duplicate.measured, limit, detail))
-    leaving = {duplicate.index for duplicate in duplicates}
-    staying = [index for index in range(len(documents)) if index not in leaving]
-    return [documents[index] for index in staying], [sets[index] for index in staying]
-
-
-def _split(documents: list[Document], config: DataConfig, seed: int) -> dict[str, list[Document]]:
-    """The documents of each split: decided by name and seed alone, so that adding one moves no other."""
-    limit = config.validation_fraction * (1 << 63)
-    is_validation = [derive(seed, "validation", document.source) < limit for document in documents]
-    if len(documents) < 2:
+    if num_kept == 1:
         raise DataError(
             "only one document is left, which cannot be split into training and validation",
             remedy="add documents, for example by cutting a long file into several",
         )
-    if all(is_validation) or not any(is_validation):
-        # Few documents may all fall on one side; then the one that comes first by chance changes over.
-        nearest = min(range(len(documents)), key=lambda i: derive(seed, "validation", documents[i].source))
-        is_validation = [index == nearest for index in range(len(documents))]
-    return {
-        "train": [d for d, validates in zip(documents, is_validation, strict=True) if not validates],
-        "validation": [d for d, validates in zip(documents, is_validation, strict=True) if validates],
-    }
+    validation = validation_ids(shards)
+    if validation is None or finish.validation is not None:
+        return shards
+    return _write_shards(with_split(finish, validation), work, workers)
 
 
-def _drops_by_rule(ledger: _Ledger) -> dict[str, int]:
-    counts = Counter(row["rule"] for row in ledger.rows if row["verdict"] == "drop")
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+def _remedy_for(drops: Mapping[str, int]) -> str:
+    if max(drops, key=lambda rule: drops[rule], default="") == "unknown-licence":
+        return (
+            'say with licence in data.sources what the documents may be used under, for example licence="CC-BY-4.0", '
+            'or keep documents of unknown licence with data.rights.unknown="keep"'
+        )
+    return "add documents, or loosen the limits in data.filters"
 
 
-def _datasheet(
-    sums: Counter[str],
-    ledger: _Ledger,
-    splits: dict[str, list[Document]],
-    edits: Counter[str],
-    redactions: Counter[str],
+def _shard_folder(job: Job, shard: Shard) -> Path:
+    split = job.work / "shards-split"
+    return (split if split.is_dir() else job.work / "shards") / f"{shard.index:05d}"
+
+
+def _merged(job: Job, shards: Sequence[Shard]) -> Statistics:
+    statistics = Statistics()
+    for shard in shards:
+        text = (_shard_folder(job, shard) / STATISTICS).read_text(encoding="utf-8")
+        statistics.merge(Statistics.from_json(json.loads(text)))
+    return statistics
+
+
+def _bias(job: Job, shards: Sequence[Shard]) -> dict[str, Any]:
+    counter = bias.Counter(job.config.bias)
+    for shard in shards:
+        text = (_shard_folder(job, shard) / SHARD_BIAS).read_text(encoding="utf-8")
+        counter.merge(bias.Counter.from_json(json.loads(text), job.config.bias))
+    return counter.summary()
+
+
+def _describe(
+    config: DataConfig,
+    statistics: Statistics,
+    shards: Sequence[Shard],
+    limits: Mapping[str, tuple[float, float]],
+    skew: dict[str, Any],
 ) -> dict[str, Any]:
-    documents = [document for split in splits.values() for document in split]
-    drops = _drops_by_rule(ledger)
-    if sums["in"] != len(documents) + sum(drops.values()):
-        raise AssertionError(f"the ledger lost a document: {sums['in']} in, {len(documents)} kept, {drops} dropped")
-    sizes = {
-        split: {"documents": len(members), "bytes": sum(len(document.text.encode()) for document in members)}
-        for split, members in splits.items()
-    }
-    return {
-        "documents_in": sums["in"],
-        "documents_kept": len(documents),
-        "documents_dropped": sum(drops.values()),
-        "drops_by_rule": drops,
-        "bytes_in": sums["bytes"],
-        "bytes_kept": sum(size["bytes"] for size in sizes.values()),
-        "edits": dict(sorted(edits.items())),
-        "redactions": dict(sorted(redactions.items())),
-        "licences": dict(Counter(document.licence for document in documents).most_common()),
-        "consents": dict(Counter(document.consent for document in documents).most_common()),
-        "sources": dict(Counter(document.source.partition(":")[0] for document in documents).most_common()),
-        "warnings": _warnings(documents),
-        **sizes,
-    }
+    described = datasheet.build(statistics, config=config, bias=skew, outliers=limits)
+    num_kept = sum(shard.num_train + shard.num_validation for shard in shards)
+    if described["documents_in"] != num_kept + described["documents_dropped"]:
+        raise AssertionError(
+            f"the ledger lost a document: {described['documents_in']} in, {num_kept} kept, "
+            f"{described['documents_dropped']} dropped"
+        )
+    for warning in described["warnings"]:
+        say(f"data: {warning}")
+    return described
 
 
-def _warnings(documents: list[Document]) -> list[str]:
-    """What whoever uses the corpus must know and may not want."""
-    unknown = sum(document.licence == UNKNOWN_LICENCE for document in documents)
-    if not unknown:
-        return []
-    return [
-        f"{unknown} of {len(documents)} documents have no declared licence and are kept; declare it with licence in "
-        'data.sources, or leave such documents out with data.unknown_licence="refuse"'
-    ]
-
-
-def _write(draft: Draft, splits: dict[str, list[Document]], ledger: _Ledger, datasheet: dict[str, Any]) -> None:
-    rows = [
-        {
-            "id": document.id,
-            "text": document.text,
-            "source": document.source,
-            "licence": document.licence,
-            "consent": document.consent,
-            "metadata": json.dumps(dict(document.metadata), sort_keys=True),
-            "parent": document.parent,
-            "split": split,
-        }
-        for split, documents in splits.items()
-        for document in documents
-    ]
+def _gather(job: Job, shards: Sequence[Shard], draft: Draft, described: dict[str, Any]) -> None:
+    """Move the shards into the draft, and write what is said of all of them."""
     with output_errors(draft.path):
-        for name, table, schema in (
-            (DOCUMENTS_FILE, rows, _DOCUMENTS_SCHEMA),
-            (LEDGER_FILE, ledger.rows, _LEDGER_SCHEMA),
-        ):
-            written = pyarrow.Table.from_pylist(table, schema=schema)
-            pyarrow.parquet.write_table(written, draft.path / name, compression="zstd")
-        (draft.path / DATASHEET_FILE).write_text(json.dumps(datasheet, indent=2) + "\n", encoding="utf-8")
-    draft.facts |= {key: datasheet[key] for key in ("documents_in", "documents_kept", "documents_dropped")}
+        for folder in (DOCUMENTS_FOLDER, LEDGER_FOLDER):
+            (draft.path / folder).mkdir()
+        for shard in shards:
+            source = _shard_folder(job, shard)
+            name = f"{shard.index:05d}.parquet"
+            for held, folder in ((SHARD_DOCUMENTS, DOCUMENTS_FOLDER), (SHARD_LEDGER, LEDGER_FOLDER)):
+                _link(source / held, draft.path / folder / name)
+        index.write_from_shards(draft.path)
+        (draft.path / DATASHEET_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        datasheet.write_html(described, draft.path / DATASHEET_PAGE)
+        files = sorted(str(path.relative_to(draft.path)) for path in draft.path.rglob("*.parquet"))
+        metadata = croissant.build(described, files)
+        (draft.path / CROISSANT_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    draft.facts |= {key: described[key] for key in ("documents_in", "documents_kept", "documents_dropped")}
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name where the file system can, else a copy: the parts stay for a restart."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 @dataclass(frozen=True)
@@ -318,18 +243,25 @@ class Corpus:
             ) from error
 
     def documents(self, split: str | None = None) -> Iterator[Document]:
-        """The documents of a split, or all, in the order in which they were read."""
-        table = pyarrow.parquet.read_table(self.path / DOCUMENTS_FILE)
-        for row in table.to_pylist():
+        """The documents of a split, or all, in the order in which they were read; a few at a time in memory."""
+        for row in _rows(self.path / DOCUMENTS_FOLDER):
             if split is None or row["split"] == split:
                 del row["split"]
                 yield Document(**{**row, "metadata": json.loads(row["metadata"])})
 
-    def texts(self, split: str) -> list[str]:
-        """The texts of a split."""
-        return [document.text for document in self.documents(split)]
+    def texts(self, split: str) -> Iterator[str]:
+        """The texts of a split, a few at a time in memory."""
+        for row in _rows(self.path / DOCUMENTS_FOLDER, ["text", "split"]):
+            if row["split"] == split:
+                yield row["text"]
 
-    def ledger(self) -> list[dict[str, Any]]:
-        """Every decision as id, source, verdict, rule, measured, limit and detail."""
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(self.path / LEDGER_FILE).to_pylist()
-        return rows
+    def ledger(self) -> Iterator[dict[str, Any]]:
+        """Every decision as id, source, collection, licence, verdict, rule, measured, limit and detail."""
+        yield from _rows(self.path / LEDGER_FOLDER)
+
+
+def _rows(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("*.parquet")):
+        with pyarrow.parquet.ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                yield from batch.to_pylist()

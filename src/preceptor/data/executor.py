@@ -1,5 +1,6 @@
 """Who does the work: this process, a pool of processes, or a Ray cluster; with the same results in the same order."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -135,12 +136,16 @@ def _ray_cluster(config: ExecutionConfig) -> Iterator[Any]:
     was_running = ray.is_initialized()
     if not was_running:
         where = {"address": config.ray_address} if config.ray_address else {"num_cpus": config.num_workers or None}
-        ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield ray
     finally:
         if not was_running:
             ray.shutdown()
+
+
+def _call(work: Callable[[Item], Result], item: Item) -> Result:
+    return work(item)
 
 
 @dataclass(frozen=True)
@@ -150,13 +155,15 @@ class _Ray:
     check: Callable[[], None]
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        remote = self.ray.remote(work)
+        call = self.ray.remote(_call)
+        # Stored once, since a function may carry much with it.
+        shared = self.ray.put(work)
         workers = self.num_workers or int(self.ray.cluster_resources().get("CPU", 1))
         waiting: deque[Any] = deque()
         for item in items:
             if len(waiting) >= _WAITING_PER_WORKER * workers:
                 yield self._result(waiting.popleft())
-            waiting.append(remote.remote(item))
+            waiting.append(call.remote(shared, item))
         while waiting:
             yield self._result(waiting.popleft())
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 from numpy.typing import NDArray
 
 from preceptor.core.seeds import derive
@@ -123,6 +124,15 @@ def limits(sample: Sample, config: OutlierConfig) -> dict[str, tuple[float, floa
             edges = (middle - config.max_robust_z * sigma, middle + config.max_robust_z * sigma)
             found[name] = (float(np.expm1(edges[0])), float(np.expm1(edges[1]))) if is_log else edges
     return found
+
+
+def admits(limits: Mapping[str, tuple[float, float]], batch: pyarrow.RecordBatch) -> NDArray[np.bool_]:
+    """Which documents of a batch, which has a column for each measure, are no outliers."""
+    inside = np.ones(batch.num_rows, np.bool_)
+    for name, (least, most) in limits.items():
+        values = batch.column(f"measure_{name}").to_numpy(zero_copy_only=False)
+        inside &= ~((values < least) | (values > most))
+    return inside
 
 
 def judge(measures: Mapping[str, float], limits: Mapping[str, tuple[float, float]]) -> Verdict:

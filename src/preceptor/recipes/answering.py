@@ -9,8 +9,7 @@ from preceptor.core.artifact import Store
 from preceptor.core.config import decode
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.interchange import load_model
-from preceptor.recipes.pipeline import newest_model
-from preceptor.recipes.report import RUN_FILE
+from preceptor.recipes.folder import RUN_FILE, newest_model
 from preceptor.serve.chat import Responder
 from preceptor.serve.generate import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer

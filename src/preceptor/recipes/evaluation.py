@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def _rulers(run: Run, corpus: Corpus, streams: Mapping[str, TokenStream], tokeni
     ngram = InterpolatedNgram(streams["train"], tokenizer.vocab_size, tokenizer.end_of_text_id, order)
     return {
         "xz": {
-            "bits_per_byte": xz_bits_per_byte(corpus.texts("train"), corpus.texts("validation")),
+            "bits_per_byte": xz_bits_per_byte(list(corpus.texts("train")), list(corpus.texts("validation"))),
             "what": "xz -9e that has compressed the training text first",
         },
         "ngram": {
@@ -117,7 +118,7 @@ def _continuations(run: Run, model: Decoder, tokenizer: Tokenizer, corpus: Corpu
     """What the base model writes behind the first words of unseen documents."""
     responder = Responder(model, tokenizer, replace(run.generation, max_new_tokens=60))
     rows = []
-    for text in corpus.texts("validation")[:_NUM_SAMPLES]:
+    for text in islice(corpus.texts("validation"), _NUM_SAMPLES):
         start = text[:_CONTINUED_CHARACTERS]
         rows.append({"prompt": start, "continuation": "".join(responder.continue_text(start))})
     return rows

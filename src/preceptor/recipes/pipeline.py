@@ -1,33 +1,39 @@
 """The pipeline: each stage is made once, remembered by its key, and made again only when what it depends on changes."""
 
 import hashlib
-import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from preceptor.core.artifact import Artifact, Draft, Store
 from preceptor.core.config import digest, encode
-from preceptor.core.errors import ArtifactError, DataError
+from preceptor.core.errors import DataError
 from preceptor.core.interrupt import Stop
 from preceptor.core.progress import say
-from preceptor.data.corpus import Corpus, build
-from preceptor.data.document import Document, Rejected
+from preceptor.data import contamination, sources
+from preceptor.data.corpus import Corpus, Workshop, build
 from preceptor.data.examples import Example, read_examples, split_examples
-from preceptor.data.sources import Reader
+from preceptor.data.personal import Redactor
+from preceptor.data.shards import SPLITS
+from preceptor.data.withdrawal import withdrawn
 from preceptor.footprint.meter import Meter, Reading, measure
 from preceptor.recipes import python_docs
 from preceptor.recipes.evaluation import evaluate
+from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import Run
-from preceptor.tokenizer import bpe, stream
+from preceptor.recipes.seen import Order
+from preceptor.recipes.taint import require_sound
+from preceptor.recipes.translation import Translator
+from preceptor.tokenizer import stream, training
 from preceptor.tokenizer.tokenizer import Tokenizer
+from preceptor.train.blend import Blending
 from preceptor.train.finetune import finetune
 from preceptor.train.pretrain import TrainingResult, pretrain
 
-FORMAT = 2
+FORMAT = 3
 """Counted up when a stage changes what it makes from the same settings, so that older artifacts are not reused."""
 
 
@@ -62,19 +68,56 @@ class Pipeline:
 
     def corpus(self) -> Artifact:
         """The corpus."""
+        gone = withdrawn(self.out)
+        settings = {
+            "data": self._data_settings(),
+            "seed": self.run.seed,
+            "inputs": self._inputs(),
+            "withdrawn": gone.digest,
+        }
+        key = self._key("data", settings, {})
 
         def make(draft: Draft, meter: Meter) -> None:
-            build(self._records(), self.run.data, self.run.seed, draft)
+            workshop = Workshop(self._work("data", key), key, self.run.execution, self.stop.check)
+            readers = {"python-docs": python_docs.read}
+            build(
+                self.run.data,
+                self.run.seed,
+                draft,
+                workshop,
+                readers=readers,
+                withdrawn=gone,
+                translators=self._translators(),
+            )
 
-        settings = {"data": encode(self.run.data), "seed": self.run.seed, "inputs": self._inputs()}
         return self._stage("data", "corpus", settings, {}, make)
+
+    def _data_settings(self) -> dict[str, Any]:
+        """What of the data settings decides the corpus: not how its sources are blended in training."""
+        settings: dict[str, Any] = encode(self.run.data)
+        del settings["mixture"]
+        for source in settings["sources"]:
+            del source["weight"], source["max_epochs"]
+        return settings
+
+    def _translators(self) -> tuple[Translator, Translator] | None:
+        """The models of back-translation, there and back."""
+        config = self.run.data.augmentation
+        if not config.translate_there:
+            return None
+        return Translator(Path(config.translate_there)), Translator(Path(config.translate_back))
+
+    def _blending(self) -> Blending:
+        """How the sources are blended in training."""
+        sources = {source.label: (source.weight, source.max_epochs) for source in self.run.data.sources}
+        return Blending(self.run.data.mixture, sources)
 
     def tokenizer(self) -> Artifact:
         """The tokenizer."""
         corpus = self.corpus()
 
         def make(draft: Draft, meter: Meter) -> None:
-            tokenizer = bpe.train(Corpus.load(corpus.path).texts("train"), self.run.tokenizer, draft.path)
+            tokenizer = training.train(Corpus.load(corpus.path).texts("train"), self.run.tokenizer, draft.path)
             draft.facts |= {"vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint}
 
         return self._stage("tokenizer", "tokenizer", encode(self.run.tokenizer), {"corpus": corpus}, make)
@@ -84,10 +127,9 @@ class Pipeline:
         corpus, tokenizer = self.corpus(), self.tokenizer()
 
         def make(draft: Draft, meter: Meter) -> None:
-            documents = {split: list(Corpus.load(corpus.path).documents(split)) for split in ("train", "validation")}
-            texts = {split: [document.text for document in members] for split, members in documents.items()}
-            names = {split: [document.id for document in members] for split, members in documents.items()}
-            stream.encode(texts, names, Tokenizer.load(tokenizer.path), draft)
+            held = Corpus.load(corpus.path)
+            documents = {split: held.documents(split) for split in SPLITS}
+            stream.encode(documents, Tokenizer.load(tokenizer.path), draft)
 
         return self._stage("tokens", "tokens", {}, {"corpus": corpus, "tokenizer": tokenizer}, make)
 
@@ -98,6 +140,7 @@ class Pipeline:
             "model": encode(self.run.model),
             "pretraining": encode(self.run.pretraining),
             "seed": self.run.seed,
+            "blending": encode(self._blending()),
         }
         parents = {"tokens": tokens, "tokenizer": tokenizer}
 
@@ -117,10 +160,15 @@ class Pipeline:
                 metrics=self.out / "metrics" / f"pretrain-{key[:12]}.jsonl",
                 stop=self.stop,
                 read_cost=lambda: meter.read().facts(),
+                blending=self._blending(),
             )
             _take(result, draft)
+            draft.notes["settings"] = settings
 
-        return self._stage("pretrain", "checkpoint", settings, parents, make)
+        checkpoint = self._stage("pretrain", "checkpoint", settings, parents, make)
+        # Which step saw which document is found out once, now, and not when somebody asks.
+        Order.of(self.out, checkpoint)
+        return checkpoint
 
     def examples(self) -> tuple[list[Example], list[Example]]:
         """The examples to train on and those held out."""
@@ -207,6 +255,7 @@ class Pipeline:
         self.stop.check()
         key = self._key(stage, settings, parents)
         artifact = self.store.find(kind, key)
+        require_sound(self.out, [artifact])
         reused = artifact is not None
         if artifact is None:
             with self.store.draft(kind, key, {role: parent.id for role, parent in parents.items()}) as draft:
@@ -229,30 +278,27 @@ class Pipeline:
     def _checkpoints(self, stage: str, key: str) -> Path:
         return self.out / "checkpoints" / f"{stage}-{key[:12]}"
 
+    def _work(self, stage: str, key: str) -> Path:
+        return self.out / "work" / f"{stage}-{key[:12]}"
+
     def _forget_checkpoints(self, stage: str, key: str) -> None:
         """The states on the way to an artifact that now stands are of no further use."""
         shutil.rmtree(self._checkpoints(stage, key), ignore_errors=True)
-
-    def _records(self) -> Iterator[Document | Rejected]:
-        config = self.run.data
-        reader = Reader(config.max_record_bytes, config.on_bad_input == "stop")
-        for source in config.sources:
-            records = python_docs.documents() if source.kind == "python-docs" else reader.read(source)
-            for record in records:
-                self.stop.check()
-                yield record
+        shutil.rmtree(self._work(stage, key), ignore_errors=True)
 
     def _inputs(self) -> list[str]:
         """What the corpus is read from, by content: it changes when a file does."""
-        found = []
-        for source in self.run.data.sources:
-            if source.kind == "python-docs":
-                found.append(f"python {platform.python_version()}")
-                continue
-            root = Path(source.path).expanduser()
-            paths = sorted(Path(folder) / name for folder, _, names in os.walk(root) for name in names)
-            found += [_content(path) for path in ([root] if root.is_file() else paths)]
-        return found
+        config = self.run.data
+        named = [config.rights.opt_out, config.augmentation.lexicon, config.bias.attributes, *config.bias.groups]
+        models = [newest_model(Store(each.folder / "artifacts")) for each in self._translators() or ()]
+        return [
+            *(f"python {platform.python_version()}" for source in config.sources if source.kind == "python-docs"),
+            *sources.inputs([source for source in config.sources if source.kind != "python-docs"]),
+            *(_content(Path(path)) for path in named if path and Path(path).suffix),
+            *contamination.inputs(config.contamination),
+            Redactor(config.personal).key_fingerprint,
+            *(part.id for model in models for part in model if part is not None),
+        ]
 
     def _example_inputs(self) -> str:
         named = self.run.finetuning.examples
@@ -275,19 +321,3 @@ def _content(path: Path) -> str:
         raise DataError(
             f"{path} cannot be read: {error.strerror}", remedy="check its permissions, or leave it out"
         ) from error
-
-
-def newest_model(store: Store) -> tuple[Artifact, Artifact | None]:
-    """The newest checkpoint of a folder, and its newest adapter if it has one.
-
-    Raises:
-        ArtifactError: there is none.
-    """
-    checkpoints = store.all("checkpoint")
-    if not checkpoints:
-        raise ArtifactError(
-            f"{store.root.parent} holds no trained model", remedy="train one first: `preceptor run --out DIR`"
-        )
-    checkpoint = max(checkpoints, key=lambda artifact: artifact.created)
-    own = [adapter for adapter in store.all("adapter") if adapter.parents.get("checkpoint") == checkpoint.id]
-    return checkpoint, max(own, key=lambda artifact: artifact.created, default=None)

@@ -11,13 +11,15 @@ import sysconfig
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from preceptor.core.errors import EmptyDataError
-from preceptor.data.document import Document
+from preceptor.data.document import Document, Rejected
 from preceptor.data.examples import Example
+from preceptor.data.sources import SourceConfig
+from preceptor.data.spdx import normalise_licence
 
 LICENCE = "PSF-2.0"
 MAX_ANSWER_WORDS = 30
@@ -70,6 +72,17 @@ def documents() -> Iterator[Document]:
         for each in module.objects:
             if each.is_class and (text := _class_text(module.name, each)):
                 yield _document(f"{module.name}.{each.name}", text, f"Class {module.name}.{each.name}")
+
+
+def read(source: SourceConfig) -> Iterator[Document | Rejected]:
+    """The documents as a source of a recipe, under the licence and consent that it declares.
+
+    Raises:
+        EmptyDataError: this Python was installed without the sources of its library.
+    """
+    licence = normalise_licence(source.licence, "data.sources")
+    for document in documents():
+        yield replace(document, licence=licence, consent=source.consent, collection=source.label, origin=source.origin)
 
 
 def _topics() -> dict[str, str]:

@@ -11,10 +11,9 @@ from preceptor.core.artifact import Artifact
 from preceptor.core.config import encode
 from preceptor.core.drafts import write_file
 from preceptor.footprint.meter import Reading
+from preceptor.recipes.folder import HTML_FILE, JSON_FILE, RUN_FILE
 from preceptor.recipes.pipeline import Pipeline
 from preceptor.recipes.run import Run
-
-RUN_FILE, JSON_FILE, HTML_FILE = "run.json", "report.json", "report.html"
 
 
 def write_run_file(run: Run, out: Path) -> None:

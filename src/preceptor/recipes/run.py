@@ -7,11 +7,12 @@ from pathlib import Path
 
 from preceptor.core.config import apply_overrides, decode, read_recipe
 from preceptor.core.errors import ConfigError
-from preceptor.data.corpus import DataConfig
+from preceptor.data.config import DataConfig
+from preceptor.data.executor import ExecutionConfig
 from preceptor.footprint.meter import FootprintConfig
 from preceptor.models.decoder import DecoderConfig
 from preceptor.serve.generate import SamplingConfig
-from preceptor.tokenizer.bpe import TokenizerConfig
+from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.train.finetune import FinetuningConfig
 from preceptor.train.run import PretrainingConfig
 
@@ -62,6 +63,8 @@ class Run:
     """What is measured."""
     generation: SamplingConfig = field(default_factory=SamplingConfig)
     """How answers are drawn."""
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    """Who does the work of the data stage."""
     footprint: FootprintConfig = field(default_factory=FootprintConfig)
     """What turns energy into emissions."""
 

@@ -90,7 +90,7 @@ def _read(file: BinaryIO) -> Iterator[str]:
 def _is_trusted(sample: list[str], folder: Path, min_frequency: int) -> bool:
     """Whether the fast trainer is there and gives the merges of the reference on a sample of these texts."""
     try:
-        import gigabpe  # type: ignore[import-untyped]  # noqa: F401
+        import gigabpe  # noqa: F401
     except ImportError as error:
         say(f"warning: the fast trainer cannot be loaded ({error}); the slower reference is used")
         return False

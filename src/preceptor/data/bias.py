@@ -1,0 +1,258 @@
+"""Whom a corpus speaks of, how often, and near what: counts with intervals, by source."""
+
+import math
+import re
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from preceptor.core.errors import DataError
+from preceptor.data.words import WORD
+
+SHIPPED_GROUPS = ("gender", "religion", "origin", "age")
+"""The lists of groups that ship; each file holds the groups of one kind, which are compared with each other."""
+_ATTRIBUTES = "attributes"
+_HEADING = re.compile(r"\[([^\[\]]{1,60})\]")
+_MIN_MENTIONS = 5
+_MAX_SOURCES = 5
+_Z = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BiasConfig:
+    """Whose groups are counted in the datasheet. The lists that ship are English."""
+
+    groups: tuple[str, ...] = SHIPPED_GROUPS
+    """Kinds of groups: gender, religion, origin and age ship; or the path of a file of your own, with a line
+    "[name of the group]" over the words of each."""
+    attributes: str = _ATTRIBUTES
+    """What is looked for near the groups: the list that ships, or the path of a file of your own."""
+    window_words: int = 10
+    """So many words before and after the mention of a group are near it."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty window."""
+        if self.window_words < 1:
+            raise ValueError(f"window_words must be at least 1, got {self.window_words}")
+
+
+Lexicon = Mapping[str, tuple[str, ...]]
+
+
+def read_lexicon(name: str) -> dict[str, tuple[str, ...]]:
+    """For each name of a list its words in small letters; ``name`` is a list that ships, or a file.
+
+    Raises:
+        DataError: the file cannot be read, or holds words that belong to no group; names the line.
+    """
+    if name in (*SHIPPED_GROUPS, _ATTRIBUTES):
+        text, path = (resources.files("preceptor.data") / "lexicons" / f"{name}.txt").read_text("utf-8"), Path(name)
+    else:
+        path = Path(name).expanduser()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot be read: {error}", file=path, remedy="name a UTF-8 list of words") from error
+    found: dict[str, list[str]] = {}
+    group = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        if heading := _HEADING.fullmatch(line.strip()):
+            group = heading[1].strip()
+            found.setdefault(group, [])
+        elif not group:
+            raise DataError("words before the first group", file=path, line=number, remedy='write "[name]" above them')
+        else:
+            found[group] += line.lower().split()
+    return {name: tuple(words) for name, words in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """For each word the kinds and groups it speaks of, and the attributes it is one of."""
+
+    groups: Mapping[str, tuple[tuple[str, str], ...]]
+    attributes: Mapping[str, tuple[str, ...]]
+
+
+@cache
+def _terms(groups: tuple[str, ...], attributes: str) -> _Terms:
+    by_word: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for name in groups:
+        for group, words in read_lexicon(name).items():
+            for word in words:
+                by_word[word].append((Path(name).stem, group))
+    of_attribute: dict[str, list[str]] = defaultdict(list)
+    for attribute, words in read_lexicon(attributes).items():
+        for word in words:
+            of_attribute[word].append(attribute)
+    return _Terms(
+        {word: tuple(names) for word, names in by_word.items()},
+        {word: tuple(names) for word, names in of_attribute.items()},
+    )
+
+
+class Counter:
+    """Mentions of groups and what stands near them, by source; counts of parts add up to those of the whole."""
+
+    def __init__(self, config: BiasConfig | None = None) -> None:
+        self.config = config or BiasConfig()
+        self.words: Tally[str] = Tally()
+        """Words of each source."""
+        self.documents: Tally[tuple[str, str, str]] = Tally()
+        """Documents that mention (source, kind, group)."""
+        self.mentions: Tally[tuple[str, str, str]] = Tally()
+        self.near: Tally[tuple[str, str, str, str]] = Tally()
+        """Mentions of (source, kind, group) with a word of an attribute near them."""
+
+    def add(self, text: str, collection: str) -> None:
+        """Count a text of a source."""
+        terms = _terms(self.config.groups, self.config.attributes)
+        words = WORD.findall(text.lower())
+        self.words[collection] += len(words)
+        mentions = [(place, groups) for place, word in enumerate(words) if (groups := terms.groups.get(word))]
+        if not mentions:
+            return
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, word in enumerate(words):
+            for attribute in terms.attributes.get(word, ()):
+                places[attribute].append(place)
+        window = self.config.window_words
+        seen = set()
+        for place, groups in mentions:
+            near = [attribute for attribute, at in places.items() if _is_near(at, place, window)]
+            for kind, group in groups:
+                key = (collection, kind, group)
+                seen.add(key)
+                self.mentions[key] += 1
+                for attribute in near:
+                    self.near[(*key, attribute)] += 1
+        self.documents.update(seen)
+
+    def merge(self, other: "Counter") -> None:
+        """Add the counts of another part."""
+        for name in ("words", "documents", "mentions", "near"):
+            getattr(self, name).update(getattr(other, name))
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as a table that JSON can hold, the same for the same counts."""
+        tables = {name: getattr(self, name) for name in ("documents", "mentions", "near")}
+        return {"words": dict(sorted(self.words.items()))} | {
+            name: [[*key, number] for key, number in sorted(table.items())] for name, table in tables.items()
+        }
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any], config: BiasConfig | None = None) -> "Counter":
+        """The counts that ``to_json`` wrote."""
+        counter = cls(config)
+        counter.words.update(table["words"])
+        for name in ("documents", "mentions", "near"):
+            getattr(counter, name).update({tuple(row[:-1]): row[-1] for row in table[name]})
+        return counter
+
+    def summary(self) -> dict[str, Any]:
+        """Groups, associations and skews, each with its 95 % interval, and the sources behind a skew."""
+        if not self.mentions:
+            return {}
+        return {"groups": self._groups(), "associations": self._associations(), "skews": self._skews()}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        total = self.words.total()
+        rows = []
+        for kind, group in sorted({key[1:] for key in self.mentions}):
+            number = self._sum(self.mentions, kind, group)
+            low, high = wilson(number, total)
+            rows.append(
+                {
+                    "kind": kind,
+                    "group": group,
+                    "documents": self._sum(self.documents, kind, group),
+                    "mentions": number,
+                    "per_million_words": _rounded(1e6 * number / total),
+                    "low": _rounded(1e6 * low),
+                    "high": _rounded(1e6 * high),
+                }
+            )
+        return rows
+
+    def _associations(self) -> list[dict[str, Any]]:
+        rows = []
+        for kind, group, attribute in sorted({key[1:] for key in self.near}):
+            near, mentions = self._sum(self.near, kind, group, attribute), self._sum(self.mentions, kind, group)
+            low, high = wilson(near, mentions)
+            row = {"kind": kind, "group": group, "near": attribute, "mentions": near, "share": near / mentions}
+            rows.append(row | {"low": low, "high": high})
+        return [{key: _rounded(value) if isinstance(value, float) else value for key, value in r.items()} for r in rows]
+
+    def _skews(self) -> list[dict[str, Any]]:
+        """The attributes that stand near one group surely more often than near the others of its kind."""
+        rows = []
+        for kind, group in sorted({key[1:] for key in self.mentions}):
+            for attribute in sorted({key[3] for key in self.near if key[1] == kind}):
+                counts = self._against_others(kind, group, attribute)
+                ratio = rate_ratio(*counts)
+                if ratio is None or ratio[1] <= 1 or counts[0] < _MIN_MENTIONS:
+                    continue
+                names = ("ratio", "low", "high")
+                row: dict[str, Any] = {"kind": kind, "group": group, "near": attribute}
+                row |= dict(zip(names, map(_rounded, ratio), strict=True))
+                rows.append(row | {"sources": self._sources(kind, group, attribute)})
+        return sorted(rows, key=lambda row: (-row["ratio"], row["kind"], row["group"], row["near"]))
+
+    def _against_others(self, kind: str, group: str, attribute: str) -> tuple[int, int, int, int]:
+        """Near and mentions of a group, then the same of all other groups of its kind."""
+        near, mentions = self._sum(self.near, kind, group, attribute), self._sum(self.mentions, kind, group)
+        all_near = sum(n for key, n in self.near.items() if key[1] == kind and key[3] == attribute)
+        all_mentions = sum(n for key, n in self.mentions.items() if key[1] == kind)
+        return near, mentions, all_near - near, all_mentions - mentions
+
+    def _sources(self, kind: str, group: str, attribute: str) -> dict[str, int]:
+        """The sources that the mentions behind a skew come from, those with most of them first."""
+        found = Tally({key[0]: n for key, n in self.near.items() if key[1:] == (kind, group, attribute)})
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))[:_MAX_SOURCES])
+
+    @staticmethod
+    def _sum(table: Mapping[Any, int], *names: str) -> int:
+        return sum(number for key, number in table.items() if key[1:] == names)
+
+
+def _is_near(places: list[int], place: int, window: int) -> bool:
+    """Whether one of the places, which are sorted, is within the window and not the place itself."""
+    first = bisect_left(places, place - window)
+    return any(at != place for at in places[first : first + 2] if at <= place + window)
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a share. Source: Wilson 1927."""
+    if not trials:
+        return 0.0, 1.0
+    share, square = successes / trials, _Z * _Z / trials
+    middle = (share + square / 2) / (1 + square)
+    half = _Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def rate_ratio(near: int, mentions: int, other_near: int, other_mentions: int) -> tuple[float, float, float] | None:
+    """How many times as often as near the others, with the 95 % interval; None where there is nothing to compare.
+
+    Source: Katz et al. 1978, log method; half a mention is added to each count, so that none is zero.
+    """
+    if not mentions or not other_mentions:
+        return None
+    a, b = near + 0.5, other_near + 0.5
+    ratio = (a / (mentions + 0.5)) / (b / (other_mentions + 0.5))
+    spread = _Z * math.sqrt(max(0.0, 1 / a - 1 / (mentions + 0.5) + 1 / b - 1 / (other_mentions + 0.5)))
+    return ratio, ratio * math.exp(-spread), ratio * math.exp(spread)
+
+
+def _rounded(value: float) -> float:
+    """Four digits that mean something."""
+    return float(f"{value:.4g}")

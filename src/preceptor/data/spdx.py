@@ -1,0 +1,88 @@
+"""Licences by their SPDX names: what people write, as the expression that they mean."""
+
+import re
+from functools import cache
+from typing import Any
+
+from preceptor.core.errors import ConfigError
+from preceptor.data.document import UNKNOWN_LICENCE
+
+# SPDX ids that need no table, which takes 50 ms to load.
+_AT_HAND = {UNKNOWN_LICENCE, "PSF-2.0"}
+_MAX_CHARACTERS = 200
+_ALIASES = {
+    "apache": "Apache-2.0",
+    "apache-2": "Apache-2.0",
+    "apache2": "Apache-2.0",
+    "asl-2.0": "Apache-2.0",
+    "bsd-2": "BSD-2-Clause",
+    "bsd-3": "BSD-3-Clause",
+    "cc0": "CC0-1.0",
+    "gfdl": "GFDL-1.3-or-later",
+    "gpl-2": "GPL-2.0-only",
+    "gpl-2+": "GPL-2.0-or-later",
+    "gpl-3": "GPL-3.0-only",
+    "gpl-3+": "GPL-3.0-or-later",
+    "gplv2": "GPL-2.0-only",
+    "gplv2+": "GPL-2.0-or-later",
+    "gplv3": "GPL-3.0-only",
+    "gplv3+": "GPL-3.0-or-later",
+    "mpl-2": "MPL-2.0",
+    "psf": "PSF-2.0",
+    "python": "PSF-2.0",
+}
+"""What people write, in lower case with hyphens, and the SPDX id that they mean."""
+_CREATIVE_COMMONS = re.compile(r"cc-by(?:-(?:nc|nd|sa)){0,2}-\d\.\d")
+
+
+@cache
+def licensing() -> Any:
+    """The parser of expressions with the table of SPDX licences."""
+    # The table of licences takes 50 ms to load, which no command that reads no licence should pay.
+    from license_expression import get_spdx_licensing
+
+    return get_spdx_licensing()
+
+
+@cache
+def spdx(text: str) -> str | None:
+    """The SPDX expression that a text is or plainly means, ``unknown`` for none, or None where it is neither."""
+    text = text.strip()
+    if text in _AT_HAND:
+        return text
+    if text.lower() in ("", UNKNOWN_LICENCE, "none", "n/a"):
+        return UNKNOWN_LICENCE
+    if len(text) > _MAX_CHARACTERS:
+        return None
+    key = re.sub(r"[\s_,]+", "-", text.lower()).removeprefix("the-")
+    key = re.sub(r"-v(?=\d)", "-", re.sub(r"-licen[cs]e(?=-|$)|-version(?=-)", "", key))
+    if _CREATIVE_COMMONS.fullmatch(key):
+        return key.upper()
+    from license_expression import ExpressionError, ParseError
+
+    for candidate in (text, _ALIASES.get(key, key)):
+        try:
+            parsed = licensing().parse(candidate, validate=True)
+        except (ExpressionError, ParseError, IndexError):
+            # The parser meets an empty pair of brackets with an IndexError.
+            continue
+        if parsed is not None:
+            return str(parsed.render())
+    return None
+
+
+def normalise_licence(text: str, where: str) -> str:
+    """The SPDX expression in its canonical form, or ``unknown``.
+
+    Raises:
+        ConfigError: the text is neither; ``where`` names the place it was read from.
+    """
+    licence = spdx(text)
+    if licence is None:
+        raise ConfigError(
+            f"{where}: {text!r} is not an SPDX licence expression",
+            path=where,
+            expected='for example "MIT", "CC-BY-4.0" or "Apache-2.0 OR MIT"',
+            remedy='write an SPDX expression such as "CC-BY-4.0", or "unknown"',
+        )
+    return licence

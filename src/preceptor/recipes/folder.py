@@ -1,0 +1,38 @@
+"""What stands in the folder of a run, found without running anything."""
+
+from pathlib import Path
+
+from preceptor.core.artifact import Artifact, Store
+from preceptor.core.errors import ArtifactError
+from preceptor.recipes.taint import sound, usable
+
+RUN_FILE, JSON_FILE, HTML_FILE = "run.json", "report.json", "report.html"
+
+
+def newest(out: Path, kind: str) -> Artifact:
+    """The newest artifact of a kind in the folder of a run.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    found = usable(out, Store(out / "artifacts").all(kind))
+    if not found:
+        raise ArtifactError(f"{out} holds no {kind}", remedy=f"make one first: `preceptor run --out {out}`")
+    return found[0]
+
+
+def newest_model(store: Store) -> tuple[Artifact, Artifact | None]:
+    """The newest checkpoint of a folder, and its newest adapter if it has one.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    checkpoints = usable(store.root.parent, store.all("checkpoint"))
+    if not checkpoints:
+        raise ArtifactError(
+            f"{store.root.parent} holds no trained model", remedy="train one first: `preceptor run --out DIR`"
+        )
+    checkpoint = max(checkpoints, key=lambda artifact: artifact.created)
+    adapters = sound(store.root.parent, store.all("adapter"))
+    own = [adapter for adapter in adapters if adapter.parents.get("checkpoint") == checkpoint.id]
+    return checkpoint, max(own, key=lambda artifact: artifact.created, default=None)
