@@ -123,7 +123,8 @@ def write_sources(folder, count=240):
     folder.mkdir()
     for n in range(count // 4):
         (folder / f"{n:03d}.txt").write_text(f"Number {n}. {text(n, 90)}")
-        page = f"<html><head><title>Page {n}</title></head><body><p>{text(1000 + n, 90)} a{n}@example.org</p></body></html>"
+        head = f"<html><head><title>Page {n}</title></head>"
+        page = f"{head}<body><p>{text(1000 + n, 90)} a{n}@example.org</p></body></html>"
         (folder / f"{n:03d}.html").write_text(page)
     lines = [f'{{"text": "Line {n}. {text(2000 + n // 2, 90)}", "id": "{n}"}}\n' for n in range(count // 2)]
     (folder / "lines.jsonl").write_text("".join(lines) + '{"text": \n')

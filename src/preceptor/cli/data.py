@@ -83,7 +83,7 @@ def trace(query: str, as_json: bool, out: Path) -> None:
 
 
 @data.command()
-@click.argument("queries", nargs=-1, required=True)
+@click.argument("queries", nargs=-1)
 @click.option("--why", default="", help="The reason, for the record.")
 @click.option("--only", is_flag=True, help="Leave its duplicates, which would come back in its place.")
 @click.option("--delete", is_flag=True, help="Remove what descends from it from the disk.")
