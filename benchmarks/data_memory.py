@@ -27,8 +27,10 @@ def generate(path: Path, num_bytes: int, seed: int = 0) -> int:
     """The number of records written: paragraphs of phrases drawn at random, one record in twenty a copy of the last."""
     draw = random.Random(seed)
     numbers = np.random.default_rng(seed)
-    letters = "etaoinshrdlucmfwypvbgkjqxz"
-    words = ["".join(draw.choices(letters, k=draw.randint(2, 9))) for _ in range(_VOCABULARY)]
+    syllables = [
+        consonant + vowel + end for consonant in "bdfgklmnprst" for vowel in "aeiou" for end in ("", "n", "r", "s")
+    ]
+    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(_VOCABULARY)]
     phrases = [" ".join(draw.choices(words, k=5)) for _ in range(1 << 16)]
     written = number = 0
     text = ""

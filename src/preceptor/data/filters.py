@@ -31,6 +31,9 @@ _SPACES = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
 _CONTROLS = bytes((*range(9), *range(14, 28), 127))
 # So many consonants in a row are rare in every language that is written in Latin letters.
 _CONSONANTS = re.compile(r"[bcdfghjklmnpqrstvwxz]{6,}", re.IGNORECASE)
+_WORD_BYTES = bytes(code if WORD.fullmatch(chr(code)) else 32 for code in range(256))
+_CONSONANT_BYTES = bytes(99 if chr(code).lower() in "bcdfghjklmnpqrstvwxz" else 32 for code in range(256))
+_CONSONANT_RUN = re.compile(rb"c{6,}")
 _COMPRESSED_CHARACTERS = 100_000
 
 
@@ -147,21 +150,33 @@ def judge_rules(text: str, rules: tuple[RuleSet, ...]) -> Verdict:
 
 def measure(text: str) -> dict[str, float]:
     """Every measure of a text but that of its language."""
-    words = WORD.findall(text)
+    num_words, word_characters, consonant_runs = _words(text)
     letters, digits, spaces, broken = _character_counts(text)
     visible = len(text) - spaces
     return {
         "characters": float(len(text)),
-        "words": float(len(words)),
-        "mean_word_characters": sum(map(len, words)) / len(words) if words else math.nan,
+        "words": float(num_words),
+        "mean_word_characters": word_characters / num_words if num_words else math.nan,
         "letter_fraction": letters / max(1, visible),
         "symbol_fraction": (visible - letters - digits) / max(1, visible),
         "digit_fraction": digits / max(1, visible),
         "line_repetition": _line_repetition(text),
         "compression_ratio": _compression_ratio(text),
         "replacement_fraction": broken / max(1, len(text)),
-        "gibberish": sum(map(len, _CONSONANTS.findall(text))) / max(1, letters),
+        "gibberish": consonant_runs / max(1, letters),
     }
+
+
+def _words(text: str) -> tuple[int, int, int]:
+    """How many words there are, their characters, and the letters in long runs of consonants."""
+    if not text.isascii():
+        words = WORD.findall(text)
+        return len(words), sum(map(len, words)), sum(map(len, _CONSONANTS.findall(text)))
+    # The same by tables of bytes, in a tenth of the time.
+    raw = text.encode("ascii")
+    plain = raw.translate(_WORD_BYTES).split()
+    runs = _CONSONANT_RUN.findall(raw.translate(_CONSONANT_BYTES))
+    return len(plain), sum(map(len, plain)), sum(map(len, runs))
 
 
 def _character_counts(text: str) -> tuple[int, int, int, int]:

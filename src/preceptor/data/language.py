@@ -7,8 +7,8 @@ UNKNOWN_LANGUAGE = "und"
 """ISO 639-2 for a language that was not determined."""
 _MIN_SCORE = 0.3
 _MIN_LETTERS = 20
-_READ_CHARACTERS = 1000
-_MODEL_CHARACTERS = 400
+_READ_CHARACTERS = 400
+_MODEL_CHARACTERS = 160
 
 
 @cache
