@@ -107,7 +107,7 @@ def test_a_vocabulary_larger_than_the_text_gives(tmp_path):
             f"{number}.txt",
             f"Text {number}: ".encode() + b"small words in a small file. " * (9 + number),
         )
-    result = run("tokenizer", "tiny", source("docs"), "data.near_duplicate_jaccard=1.0",
+    result = run("tokenizer", "tiny", source("docs"), "data.overlap.near_jaccard=0",
                  "data.filters.max_top_line_fraction=1.0", "--out", "out", cwd=tmp_path)  # fmt: skip
     assert_clear(result, 2, "tokenizer.vocab_size", "at most")
 

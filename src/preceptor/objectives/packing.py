@@ -114,21 +114,21 @@ def collate_rows(
     shape = (len(rows), plan.row_length)
     inputs = np.full(shape, first_token, np.int64)
     labels = np.full(shape, IGNORED, np.int64)
-    positions = np.zeros(shape, np.int64)
+    positions = np.empty(shape, np.int64)
     segments = np.full(shape, PADDING_SEGMENT, np.int64)
+    counting = np.arange(plan.row_length)
     for line, row in enumerate(rows):
         place = 0
         for segment, piece in enumerate(plan.row(row)):
             start, length = int(plan.starts[piece]), int(plan.lengths[piece])
-            target = slice(place, place + length)
-            run = tokens[start : start + length].astype(np.int64)
-            inputs[line, place] = tokens[start - 1] if start else first_token
-            inputs[line, place + 1 : place + length] = run[:-1]
-            labels[line, target] = (
-                run if supervised is None else np.where(supervised[start : start + length], run, IGNORED)
-            )
-            positions[line, target] = np.arange(length)
-            segments[line, target] = segment
-            place += length
-        positions[line, place:] = np.arange(plan.row_length - place)
+            stop = place + length
+            inputs[line, place + (start == 0) : stop] = tokens[max(0, start - 1) : start + length - 1]
+            run = tokens[start : start + length]
+            labels[line, place:stop] = run
+            if supervised is not None:
+                labels[line, place:stop][~supervised[start : start + length]] = IGNORED
+            positions[line, place:stop] = counting[:length]
+            segments[line, place:stop] = segment
+            place = stop
+        positions[line, place:] = counting[: plan.row_length - place]
     return Batch(*(to_tensor(array) for array in (inputs, labels, positions, segments)))
