@@ -71,7 +71,7 @@ def ours(folder: Path, out: Path, workers: int) -> tuple[int, int, float]:
     """Documents read, documents kept, and seconds of the whole command."""
     command = [
         str(Path(sys.executable).with_name("preceptor")),
-        *("data", f'data.sources=[{{path="{folder}", licence="CC0-1.0"}}]', f"data.filters.rules={RULES}"),
+        *("data", f'data.sources=[{{path="{folder}/**/*.html", licence="CC0-1.0"}}]', f"data.filters.rules={RULES}"),
         *('data.on_bad_input="reject"', f"execution.num_workers={workers}", "--out", str(out)),
     ]
     started = time.perf_counter()

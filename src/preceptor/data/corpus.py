@@ -36,7 +36,7 @@ from preceptor.data.withdrawal import NOTHING_WITHDRAWN, Withdrawn
 
 DATASHEET_FILE, DATASHEET_PAGE, CROISSANT_FILE = "datasheet.json", "datasheet.html", "croissant.json"
 DOCUMENTS_FOLDER, LEDGER_FOLDER, INDEX_FOLDER = "documents", "ledger", "index"
-_PIECE_BYTES = 16 << 20
+_PIECE_BYTES = 8 << 20
 _BATCH_ROWS = 1024
 
 

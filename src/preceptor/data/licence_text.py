@@ -1,6 +1,7 @@
 """Which licence a text, a page or a file states: by header, markup, address, or the words of the licence itself."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,8 @@ TextKind = Literal["html", "text", "code", "markdown"]
 
 _HEAD_CHARACTERS, _TAIL_CHARACTERS = 8192, 4096
 _QUOTE_CHARACTERS = 120
+_TAG_CHARACTERS = 600
+_MARKUP_WORDS = ("icense", "ICENSE", "icence", "ights", "IGHTS")
 _HINT = re.compile(r"licen[cs]e|permission|redistribution|public domain|creative ?commons|copyleft", re.IGNORECASE)
 _SPDX_HEADER = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+() -]{2,120})")
 _CC_URL = re.compile(
@@ -21,10 +24,8 @@ _OTHER_URL = re.compile(
     r"|(apache\.org/licenses/LICENSE-2\.0)|gnu\.org/licenses/(?:old-licenses/)?((?:a|l|f)?(?:gpl|dl)-\d\.\d))",
     re.IGNORECASE,
 )
-_LINK = re.compile(r"<(?:a|link)\b[^<>]{0,600}>", re.IGNORECASE)
 _REL_LICENCE = re.compile(r"""\brel\s{0,3}=\s{0,3}["']?[a-z \t]{0,60}\blicense\b""", re.IGNORECASE)
 _HREF = re.compile(r"""\bhref\s{0,3}=\s{0,3}["']?([^"'\s<>]{1,300})""", re.IGNORECASE)
-_META = re.compile(r"<meta\b[^<>]{0,600}>", re.IGNORECASE)
 _META_NAME = re.compile(
     r"""\b(?:name|property)\s{0,3}=\s{0,3}["']?(?:dcterms\.|dc\.|og:)?(?:license|licence|rights)\b""", re.IGNORECASE
 )
@@ -96,20 +97,38 @@ def detect(text: str, kind: TextKind) -> Evidence | None:
 
 
 def _from_markup(page: str) -> Evidence | None:
-    """What a page says of itself by rel, meta or JSON-LD."""
-    if not _HINT.search(page):
-        return None
-    for link in _LINK.finditer(page):
-        if _REL_LICENCE.search(link[0]) and (href := _HREF.search(link[0])) and (licence := licence_of_url(href[1])):
-            return Evidence(licence, "rel-license", _quote(link[0]))
-    for meta in _META.finditer(page):
-        content = _META_CONTENT.search(meta[0]) if _META_NAME.search(meta[0]) else None
-        if content and (licence := _stated(content[1])):
-            return Evidence(licence, "meta", _quote(meta[0]))
-    for entry in _JSON_LD.finditer(page):
-        if licence := _stated(entry[1].replace("\\/", "/")):
-            return Evidence(licence, "json-ld", _quote(entry[0]))
+    """What a page says of itself by rel, meta or JSON-LD, in this order; else by the one licence that it links."""
+    found: dict[str, Evidence] = {}
+    for tag in _tags_about_licences(page):
+        if _REL_LICENCE.search(tag) and (href := _HREF.search(tag)) and (licence := licence_of_url(href[1])):
+            found.setdefault("rel-license", Evidence(licence, "rel-license", _quote(tag)))
+        elif _META_NAME.search(tag) and (content := _META_CONTENT.search(tag)) and (licence := _stated(content[1])):
+            found.setdefault("meta", Evidence(licence, "meta", _quote(tag)))
+    if '"license"' in page:
+        for entry in _JSON_LD.finditer(page):
+            if licence := _stated(entry[1].replace("\\/", "/")):
+                found.setdefault("json-ld", Evidence(licence, "json-ld", _quote(entry[0])))
+    for where in ("rel-license", "meta", "json-ld"):
+        if where in found:
+            return found[where]
     return _from_urls(page)
+
+
+def _tags_about_licences(page: str) -> Iterator[str]:
+    """Each tag in which a word for licences stands; found by plain search, since a page is mostly something else."""
+    for word in _MARKUP_WORDS:
+        place = page.find(word)
+        while place >= 0:
+            if tag := _tag_around(page, place):
+                yield tag
+            place = page.find(word, place + 1)
+
+
+def _tag_around(page: str, place: int) -> str:
+    """The tag that an attribute stands in; the empty string where it stands in none of a sane length."""
+    start = page.rfind("<", max(0, place - _TAG_CHARACTERS), place)
+    end = page.find(">", place, place + _TAG_CHARACTERS)
+    return page[start : end + 1] if 0 <= start < end else ""
 
 
 def _stated(words: str) -> str:
@@ -122,6 +141,8 @@ def _stated(words: str) -> str:
 
 def _from_urls(text: str) -> Evidence | None:
     """The one licence whose address stands in a text; where several stand, it speaks about licences."""
+    if "creativecommons.org" not in text:
+        return None
     found = {licence: match[0] for match in _CC_URL.finditer(text) if (licence := licence_of_url(match[0]))}
     if len(found) != 1:
         return None

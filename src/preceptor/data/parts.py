@@ -26,7 +26,7 @@ from preceptor.data.statistics import Statistics
 from preceptor.data.withdrawal import Withdrawn
 
 DOCUMENTS, LEDGER, STATISTICS, SAMPLE = "documents.arrow", "ledger.arrow", "statistics.json", "sample.npz"
-_PART_BYTES = 16 << 20
+_PART_BYTES = 8 << 20
 _PART_PIECES = 4096
 _BATCH_DOCUMENTS = 512
 _BATCH_CHARACTERS = 4 << 20
