@@ -107,77 +107,78 @@ def _repeated_n_grams(num_characters: int, words: Sequence[str]) -> Verdict:
     ids = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
     ends = np.zeros(len(words) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, words), np.int64, len(words)), out=ends[1:])
-    hashes, has_repeats = ids, True
+    hashes, places = ids, np.arange(len(words))
     for n in range(2, min(len(words), _REPEATED_N_GRAMS[-1][0]) + 1):
         hashes = hashes[:-1] * _MULTIPLIER + ids[n - 1 :]
         hashes ^= hashes >> np.uint64(29)
-        counts = _counts(hashes) if has_repeats else None
-        # What stands once stands once in every longer run too.
-        has_repeats = counts is not None and len(counts[0]) < len(hashes)
+        # What stands once stands once in every longer run too: only runs that stood again are looked at.
+        places, kinds, counts = _standing_again(hashes, places[: np.searchsorted(places, len(hashes))])
         if n <= _TOP_N_GRAMS[-1][0]:
             most = _TOP_N_GRAMS[n - 2][1]
-            share = _top_characters(hashes, ends, n, counts if has_repeats else None) / num_characters
+            share = _top_characters(hashes, ends, n, places, kinds, counts) / num_characters
             if share > most:
                 return Drop(f"gopher-top-{n}-gram", share, most)
-        elif not has_repeats:
+        elif not len(places):
             return KEEP
         else:
             most = _REPEATED_N_GRAMS[n - 5][1]
-            share = _repeated_characters(hashes, ends, n, most * num_characters) / num_characters
+            share = _repeated_characters(hashes, ends, n, places, most * num_characters) / num_characters
             if share > most:
                 return Drop(f"gopher-repeated-{n}-grams", share, most)
     return KEEP
 
 
-def _counts(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The different hashes, and how often each stands there."""
-    held = np.sort(hashes)
-    starts = np.flatnonzero(held[1:] != held[:-1]) + 1
-    edges = np.concatenate(([0], starts, [len(held)]))
-    return held[edges[:-1]], edges[1:] - edges[:-1]
+def _standing_again(
+    hashes: NDArray[np.uint64], places: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
+    """The places, of those given, whose hash stands at several of them, in order; those hashes; how often each."""
+    held = np.sort(hashes[places])
+    is_same = held[1:] == held[:-1]
+    if not is_same.any():
+        return places[:0], held[:0], places[:0]
+    edges = np.concatenate(([0], np.flatnonzero(~is_same) + 1, [len(held)]))
+    counts = np.diff(edges)
+    kinds, counts = held[edges[:-1]][counts > 1], counts[counts > 1]
+    wanted = hashes[places]
+    found = np.minimum(np.searchsorted(kinds, wanted), len(kinds) - 1)
+    return places[kinds[found] == wanted], kinds, counts
 
 
 def _top_characters(
     hashes: NDArray[np.uint64],
     ends: NDArray[np.int64],
     n: int,
-    counts: tuple[NDArray[np.uint64], NDArray[np.int64]] | None,
+    places: NDArray[np.int64],
+    kinds: NDArray[np.uint64],
+    counts: NDArray[np.int64],
 ) -> int:
     """The characters of the most frequent run of words, the first where several are, with a space between words."""
     first, most = 0, 1
-    if counts is not None:
-        most = int(counts[1].max())
-        kinds = counts[0][counts[1] == most]
-        is_top = hashes == kinds[0] if len(kinds) == 1 else np.isin(hashes, kinds)
-        first = int(np.argmax(is_top))
+    if len(places):
+        most = int(counts.max())
+        first = int(places[np.argmax(np.isin(hashes[places], kinds[counts == most]))])
     return (int(ends[first + n] - ends[first]) + n - 1) * most
 
 
-def _repeats(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The places of runs that stood before."""
-    order = np.argsort(hashes, kind="stable")
-    held = hashes[order]
-    repeats: NDArray[np.int64] = order[1:][held[1:] == held[:-1]]
-    return repeats
-
-
-def _repeated_characters(hashes: NDArray[np.uint64], ends: NDArray[np.int64], n: int, least: float) -> int:
+def _repeated_characters(
+    hashes: NDArray[np.uint64], ends: NDArray[np.int64], n: int, places: NDArray[np.int64], least: float
+) -> int:
     """The characters of runs that stood before, counted once each: after a repeat the search goes on behind it.
 
-    No more than what all repeats cover can be found; where that is at most ``least``, it is returned instead.
+    Only ``places`` hold runs that stand again. No more than what all of them cover can be found; where that is at most
+    ``least``, it is returned instead.
     """
-    repeats = _repeats(hashes)
-    covered = int((ends[repeats + n] - ends[repeats]).sum())
+    covered = int((ends[places + n] - ends[places]).sum())
     if covered <= least:
         return covered
     seen: set[int] = set()
-    found = place = 0
-    listed = hashes.tolist()
-    while place < len(listed):
-        if listed[place] in seen:
+    found = behind = 0
+    for place, run in zip(places.tolist(), hashes[places].tolist(), strict=True):
+        if place < behind:
+            continue
+        if run in seen:
             found += int(ends[place + n] - ends[place])
-            place += n
+            behind = place + n
         else:
-            seen.add(listed[place])
-            place += 1
+            seen.add(run)
     return found
