@@ -1,6 +1,7 @@
 # Two commands matter on a fresh machine: `make run` and `make test`. Everything lands in .venv and runs/.
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 ARGS ?=
 PYTEST_ARGS ?=
@@ -32,7 +33,18 @@ check: $(VENV)/installed-dev  ## What CI runs: style, types, layers, tests
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory test
 
-bench: $(VENV)/installed-dev  ## Speed and memory against real peers, as ratios
+$(PEERS)/installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+	@touch $@
+
+bench: $(VENV)/installed-dev $(PEERS)/installed  ## Speed and memory against real peers, as ratios (HTML=folder of pages)
+	$(BIN)/python benchmarks/data.py --peer-python $(PEERS)/bin/python $(if $(HTML),--html $(HTML))
+	$(BIN)/python benchmarks/quality_rules.py --peer-python $(PEERS)/bin/python
+	$(BIN)/python benchmarks/near_duplicates.py --peer-python $(PEERS)/bin/python
+	$(BIN)/python benchmarks/personal_data.py
+	$(BIN)/python benchmarks/trace.py
+	$(BIN)/python benchmarks/data_memory.py
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/time_to_loss.py
