@@ -112,7 +112,7 @@ def _repeated_n_grams(num_characters: int, words: Sequence[str]) -> Verdict:
         hashes = hashes[:-1] * _MULTIPLIER + ids[n - 1 :]
         hashes ^= hashes >> np.uint64(29)
         # What stands once stands once in every longer run too: only runs that stood again are looked at.
-        places, kinds, counts = _standing_again(hashes, places[: np.searchsorted(places, len(hashes))])
+        places, kinds, counts = _standing_again(hashes, places[: places.searchsorted(len(hashes))])
         if n <= _TOP_N_GRAMS[-1][0]:
             most = _TOP_N_GRAMS[n - 2][1]
             share = _top_characters(hashes, ends, n, places, kinds, counts) / num_characters
@@ -132,15 +132,16 @@ def _standing_again(
     hashes: NDArray[np.uint64], places: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
     """The places, of those given, whose hash stands at several of them, in order; those hashes; how often each."""
-    held = np.sort(hashes[places])
-    is_same = held[1:] == held[:-1]
-    if not is_same.any():
-        return places[:0], held[:0], places[:0]
-    edges = np.concatenate(([0], np.flatnonzero(~is_same) + 1, [len(held)]))
-    counts = np.diff(edges)
-    kinds, counts = held[edges[:-1]][counts > 1], counts[counts > 1]
     wanted = hashes[places]
-    found = np.minimum(np.searchsorted(kinds, wanted), len(kinds) - 1)
+    held = np.sort(wanted)
+    differs = held[1:] != held[:-1]
+    if differs.all():
+        return places[:0], held[:0], places[:0]
+    edges = np.concatenate(([0], differs.nonzero()[0] + 1, [len(held)]))
+    counts = edges[1:] - edges[:-1]
+    is_again = counts > 1
+    kinds, counts = held[edges[:-1][is_again]], counts[is_again]
+    found = kinds.searchsorted(wanted) % len(kinds)
     return places[kinds[found] == wanted], kinds, counts
 
 
@@ -156,7 +157,10 @@ def _top_characters(
     first, most = 0, 1
     if len(places):
         most = int(counts.max())
-        first = int(places[np.argmax(np.isin(hashes[places], kinds[counts == most]))])
+        top = kinds[counts == most]
+        found = hashes[places]
+        is_top = found == top[0] if len(top) == 1 else top[np.searchsorted(top, found) % len(top)] == found
+        first = int(places[is_top.argmax()])
     return (int(ends[first + n] - ends[first]) + n - 1) * most
 
 
