@@ -8,7 +8,11 @@ import traceback
 import click
 
 from preceptor import __version__
-from preceptor.cli import data, models, recipes, stages, tokenizer
+from preceptor.cli.data import data
+from preceptor.cli.models import chat, generate
+from preceptor.cli.recipes import recipes
+from preceptor.cli.stages import evaluate, finetune, pretrain, report, run
+from preceptor.cli.tokenizer import tokenizer
 from preceptor.core.errors import Interrupted, PreceptorError
 
 _EPILOG = """\b
@@ -37,9 +41,8 @@ def cli(context: click.Context, debug: bool) -> None:
     context.obj = {"debug": debug}
 
 
-for part in (stages, data, tokenizer, models, recipes):
-    for command in part.COMMANDS:
-        cli.add_command(command)
+for command in (run, data, tokenizer, pretrain, finetune, evaluate, report, generate, chat, recipes):
+    cli.add_command(command)
 
 
 def _fail(message: str, exit_code: int) -> int:

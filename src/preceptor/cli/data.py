@@ -96,6 +96,3 @@ def forget(queries: tuple[str, ...], why: str, only: bool, delete: bool, as_json
 
     done = withdraw(out, queries, why=why, duplicates=not only, delete=delete)
     click.echo(json.dumps(done, indent=2) if as_json else as_text(done, out))
-
-
-COMMANDS = (data,)

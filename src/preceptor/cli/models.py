@@ -68,6 +68,3 @@ def chat(out: Path, base: bool, temperature: float | None, seed: int | None) -> 
             sys.stdout.flush()
 
     converse(responder, terminal_lines(), sys.stdout, prompt)
-
-
-COMMANDS = (generate, chat)

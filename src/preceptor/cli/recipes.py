@@ -48,6 +48,3 @@ def settings(json_schema: bool) -> None:
         return
     for field in config.describe(Run):
         click.echo(f"{field.path} ({field.type}, default {json.dumps(field.default)})\n    {field.help}")
-
-
-COMMANDS = (recipes,)

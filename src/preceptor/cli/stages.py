@@ -60,6 +60,3 @@ def report(words: tuple[str, ...], out: Path) -> None:
         write_report(pipeline)
         click.echo(out / "report.html")
         click.echo(out / "report.json")
-
-
-COMMANDS = (run, pretrain, finetune, evaluate, report)

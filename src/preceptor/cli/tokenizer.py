@@ -42,6 +42,3 @@ def report(others: tuple[str, ...], as_json: bool, out: Path) -> None:
     write_file(out / "tokenizers.html", as_html(rows))
     click.echo(to_json(rows) if as_json else as_text(rows), nl=False)
     click.echo(f"in {out / 'tokenizers.html'}", err=True)
-
-
-COMMANDS = (tokenizer,)
