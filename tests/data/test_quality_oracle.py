@@ -53,9 +53,7 @@ def test_verdicts_on_real_text_are_those_that_datatrove_gave(benchmark, record):
     real = benchmark.documentation()
     # Another Python words some of its documentation differently: only what is the same to the letter is compared.
     told = [(real[name], flags) for name, digest, flags in record["real"] if benchmark.digest(real.get(name)) == digest]
-    assert len(record["real"]) >= 500
-    if len(told) < 300:
-        pytest.skip(f"this Python words its documentation differently: only {len(told)} texts are the recorded ones")
+    assert len(told) >= 300
     assert_same_verdicts(
         record["rules"], benchmark.run_ours([text for text, _ in told])["verdicts"], [f for _, f in told]
     )
