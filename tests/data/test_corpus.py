@@ -39,14 +39,14 @@ def hand_out(records, source):
     return iter(records)
 
 
-def make(tmp_path, records, execution=HERE, **changes):
+def make(tmp_path, records, execution=HERE, translators=None, **changes):
     """The datasheet and the corpus of records that are given, not read."""
     changes.setdefault("rights", KEEP_UNKNOWN)
     config = DataConfig(sources=(SourceConfig(kind="python-docs", name="test"),), **changes)
     workshop = Workshop(tmp_path / "work", "key", execution)
     readers = {"python-docs": functools.partial(hand_out, records)}
     with write_folder(tmp_path / "corpus", "corpus", "key", {}) as draft:
-        datasheet = build(config, 0, draft, workshop, readers=readers)
+        datasheet = build(config, 0, draft, workshop, readers=readers, translators=translators)
     return datasheet, Corpus.load(tmp_path / "corpus")
 
 
