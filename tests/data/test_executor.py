@@ -3,6 +3,9 @@
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
+import time
 import warnings
 
 import pytest
@@ -47,6 +50,45 @@ def test_a_killed_worker_is_told_as_what_it_is():
     with executor(ExecutionConfig(num_workers=2), 6) as workers, pytest.raises(DataError, match="was killed") as error:
         list(workers.map(die_at_three, range(6)))
     assert "num_workers" in error.value.remedy
+
+
+PARENT = """
+import os, sys
+from preceptor.data.executor import ExecutionConfig, executor
+
+def pid_of(item):
+    return os.getpid()
+
+if __name__ == "__main__":
+    with executor(ExecutionConfig(num_workers=2), 8) as workers:
+        print(*set(workers.map(pid_of, range(8))), flush=True)
+        sys.stdin.read()
+"""
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as status:
+        return status.read().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert all(is_running(pid) for pid in pids)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert pids
+    assert not any(is_running(pid) for pid in pids)
 
 
 def test_a_stop_ends_the_work_without_waiting_for_the_rest():

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -66,7 +67,7 @@ def executor(config: ExecutionConfig, num_items: int, check: Callable[[], None] 
         yield _InProcess(check)
     else:
         # Spawned, not forked: a fork of a process with threads may hold their locks for ever.
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _ignore_interrupts)
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_worker)
         try:
             yield _Processes(pool, workers, check)
         finally:
@@ -83,9 +84,18 @@ class _InProcess:
             yield work(item)
 
 
-def _ignore_interrupts() -> None:
-    """In a worker: Ctrl-C reaches the whole group, and it is the parent that ends the work in good order."""
+def _prepare_worker() -> None:
+    """In a worker: leave Ctrl-C, which reaches the whole group, to the parent; end when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # A worker holds both ends of the pipe that brings its work, so the pipe does not tell it that nobody is left.
+        parent.join()
+        os._exit(1)
 
 
 @dataclass(frozen=True)
