@@ -197,6 +197,9 @@ def test_a_corpus_of_nothing_says_by_which_rules_it_went(tmp_path):
     with pytest.raises(EmptyDataError, match="unknown-licence 3") as raised:
         make(tmp_path / "c", documents(3), rights=RightsConfig())
     assert "licence" in raised.value.remedy and "data.rights.unknown" in raised.value.remedy
+    with pytest.raises(EmptyDataError, match="consent-missing 3") as raised:
+        make(tmp_path / "d", documents(3), rights=RightsConfig(unknown="keep", consent=("granted",)))
+    assert "data.rights.consent" in raised.value.remedy
     assert not (tmp_path / "a" / "corpus").exists()
 
 

@@ -155,3 +155,9 @@ def test_no_recogniser_is_quadratic(attack):
         if ratio <= 2.5:
             return
     pytest.fail(f"twice the text took {ratio:.1f} times as long")
+
+
+@pytest.mark.parametrize("code", ["english", "EN", "en-US", ""])
+def test_a_language_that_is_no_code_is_refused(code):
+    with pytest.raises(ValueError, match="ISO 639 codes"):
+        FilterConfig(languages=("de", code))

@@ -162,5 +162,9 @@ def test_impossible_settings_are_refused(tmp_path):
         TokenizerConfig(lowercase=True)
     with pytest.raises(ValueError, match="vocab_size must be at least 261 for unigram, got 260"):
         TokenizerConfig(kind="unigram", vocab_size=260)
-    with pytest.raises(ConfigError, match="cannot be trained on this text"):
+    with pytest.raises(ConfigError, match=r"cannot be trained|at most \d+ tokens"):
         train(["ab"], TokenizerConfig(kind="unigram", vocab_size=9000), tmp_path)
+    letters = " ".join("abcdefghijklmnopqrstuvwxyz") * 9
+    with pytest.raises(ConfigError, match="characters of this text alone need") as raised:
+        train([letters], TokenizerConfig(kind="unigram", vocab_size=262), tmp_path)
+    assert "or larger" in raised.value.remedy

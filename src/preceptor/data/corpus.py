@@ -38,6 +38,20 @@ DATASHEET_FILE, DATASHEET_PAGE, CROISSANT_FILE = "datasheet.json", "datasheet.ht
 DOCUMENTS_FOLDER, LEDGER_FOLDER, INDEX_FOLDER = "documents", "ledger", "index"
 _PIECE_BYTES = 8 << 20
 _BATCH_ROWS = 1024
+_ADD = "add documents, or"
+_REMEDIES = {
+    "unknown-licence": "say with licence in data.sources what the documents may be used under, for example "
+    'licence="CC-BY-4.0", or keep documents of unknown licence with data.rights.unknown="keep"',
+    "licence-not-allowed": f"{_ADD} add their licences to data.rights.allow",
+    "licence-denied": f"{_ADD} take their licences out of data.rights.deny",
+    "consent-missing": f"{_ADD} say with consent in data.sources what was consented to, or see data.rights.consent",
+    "opted-out": f"{_ADD} look into the file that data.rights.opt_out names",
+    "withdrawn": "add documents: these were withdrawn with `preceptor data forget`",
+    "personal-data": f'{_ADD} set data.personal.action="placeholder", which replaces what was found',
+    "contaminated": f'{_ADD} set data.contamination.action="report", which only counts',
+    "other-language": f'{_ADD} change data.filters.languages, which takes codes such as "en"',
+}
+"""What helps when the rule took most of the documents and none is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +160,8 @@ def _write_shards(finish: Finish, work: Sequence[Task], workers: Executor) -> li
 
 
 def _remedy_for(drops: Mapping[str, int]) -> str:
-    if max(drops, key=lambda rule: drops[rule], default="") == "unknown-licence":
-        return (
-            'say with licence in data.sources what the documents may be used under, for example licence="CC-BY-4.0", '
-            'or keep documents of unknown licence with data.rights.unknown="keep"'
-        )
-    return "add documents, or loosen the limits in data.filters"
+    most = max(drops, key=lambda rule: drops[rule], default="")
+    return _REMEDIES.get(most, "add documents, or loosen the limits in data.filters")
 
 
 def _shard_folder(job: Job, shard: Shard) -> Path:

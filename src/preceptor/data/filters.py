@@ -35,6 +35,7 @@ _WORD_BYTES = bytes(code if WORD.fullmatch(chr(code)) else 32 for code in range(
 _CONSONANT_BYTES = bytes(99 if chr(code).lower() in "bcdfghjklmnpqrstvwxz" else 32 for code in range(256))
 _CONSONANT_RUN = re.compile(rb"c{6,}")
 _COMPRESSED_CHARACTERS = 100_000
+_LANGUAGE = re.compile(r"[a-z]{2,3}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +82,8 @@ class FilterConfig:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if any(not word.strip() for word in self.blocked_words):
             raise ValueError("blocked_words must hold no empty word")
+        if wrong := [code for code in self.languages if not _LANGUAGE.fullmatch(code)]:
+            raise ValueError(f'languages must hold ISO 639 codes such as "en" or "de", got {wrong[0]!r}')
 
 
 class HasText(Protocol):

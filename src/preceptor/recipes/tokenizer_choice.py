@@ -40,8 +40,8 @@ def compare_for_run(out: Path, named: Sequence[str]) -> list[Row]:
     own = Tokenizer.load(newest(out, "tokenizer").path)
     compared = {OWN: own}
     with tempfile.TemporaryDirectory() as scratch:
-        for name in named or [kind for kind in KINDS if kind != run.tokenizer.kind]:
-            folder = Path(scratch, str(len(compared)))
+        for number, name in enumerate(named or [kind for kind in KINDS if kind != run.tokenizer.kind]):
+            folder = Path(scratch, str(number))
             folder.mkdir()
             try:
                 compared[name] = train(corpus.texts("train"), _config(name, own.vocab_size), folder)

@@ -54,7 +54,7 @@ def import_tokenizer(path: Path, split_pattern: str) -> Tokenizer:
             f"tokenizer.path is {str(path)!r}, where there is no tokenizer",
             path="tokenizer.path",
             expected="a folder with tokenizer.json or tokenizer.model, or a .json, .model or .tiktoken file",
-            remedy="set tokenizer.path to one of these",
+            remedy="name a folder with tokenizer.json or tokenizer.model, or a .json, .model or .tiktoken file",
         )
     return _completed(definition, said, path)
 

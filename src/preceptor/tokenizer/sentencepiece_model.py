@@ -63,12 +63,34 @@ def train_sentencepiece(texts: Iterable[str], config: TokenizerConfig) -> str:
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        raise ConfigError(
-            f"a {config.kind} tokenizer of {config.vocab_size} tokens cannot be trained on this text: {error}",
-            path="tokenizer.vocab_size",
-            remedy="set a smaller tokenizer.vocab_size, or add text",
-        ) from error
+        raise _too_large(config, str(error)) from error
     return from_model(written.getvalue())
+
+
+def _too_large(config: TokenizerConfig, said: str) -> ConfigError:
+    key = "tokenizer.vocab_size"
+    # SentencePiece ends with "Please set it to a value <= 396." where it knows how many tokens the text gives.
+    if found := re.search(r"value <= (\d+)", said):
+        most = found[1]
+        return ConfigError(
+            f"{key} is {config.vocab_size}, but this text gives a {config.kind} tokenizer at most {most} tokens",
+            path=key,
+            expected=f"at most {most}",
+            remedy=f"set {key}={most} or smaller, or add text",
+        )
+    if found := re.search(r"required_chars\. \d+ vs (\d+)", said):
+        least = found[1]
+        return ConfigError(
+            f"{key} is {config.vocab_size}, but the characters of this text alone need {least}",
+            path=key,
+            expected=f"at least {least}",
+            remedy=f"set {key}={least} or larger, or a smaller tokenizer.character_coverage",
+        )
+    return ConfigError(
+        f"a {config.kind} tokenizer of {config.vocab_size} tokens cannot be trained on this text: {said}",
+        path=key,
+        remedy=f"set a smaller {key}, or add text",
+    )
 
 
 def count_words(texts: Iterable[str]) -> list[tuple[str, int]]:
