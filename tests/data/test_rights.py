@@ -69,8 +69,6 @@ def test_time_grows_in_line_with_a_hostile_page():
         "creativecommons.org/licenses/by-",
         "<meta name=license ",
     ):
-        import time
-
         seconds = []
         for size in (200_000, 400_000):
             page = piece * (size // len(piece))
