@@ -114,3 +114,11 @@ def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
     with pytest.raises(ConfigError, match="not installed") as error, executor(ExecutionConfig(kind="ray"), 2):
         warnings.warn("never reached", stacklevel=1)
     assert "preceptor[ray]" in error.value.remedy
+
+
+@pytest.mark.skipif(not HAS_RAY, reason="needs ray")
+def test_an_address_where_no_cluster_listens_is_told_at_once():
+    config = ExecutionConfig(kind="ray", ray_address="127.0.0.1:9")
+    with pytest.raises(ConfigError, match="no Ray cluster answers") as error, executor(config, 2):
+        pass
+    assert "ray start --head" in error.value.remedy

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _WAITING_PER_WORKER = 2
 _POLL_SECONDS = 0.2
+_CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,12 +148,27 @@ def _ray_cluster(config: ExecutionConfig) -> Iterator[Any]:
     was_running = ray.is_initialized()
     if not was_running:
         where = {"address": config.ray_address} if config.ray_address else {"num_cpus": config.num_workers or None}
-        ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            _reach(config.ray_address)
+            ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except OSError as error:
+            raise ConfigError(
+                f"execution.ray_address is {config.ray_address!r}, where no Ray cluster answers: {error}",
+                path="execution.ray_address",
+                remedy="start the cluster with `ray start --head`, or leave the address out to work on this machine",
+            ) from error
     try:
         yield ray
     finally:
         if not was_running:
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Fail at once where nobody listens: Ray itself tries for many minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _call(work: Callable[[Item], Result], item: Item) -> Result:
