@@ -1,70 +1,133 @@
-"""Which licence a text, a page or a file states: by header, markup, address, or the words of the licence itself."""
+"""Which licence a text, a page or a file states: by header, markup, the words of a notice, or an address."""
 
+import html
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from preceptor.data.document import UNKNOWN_LICENCE
 from preceptor.data.spdx import spdx
 
 TextKind = Literal["html", "text", "code", "markdown"]
+Where = Literal["spdx-header", "rel-license", "meta", "json-ld", "licence-url", "licence-text"]
 
-_HEAD_CHARACTERS, _TAIL_CHARACTERS = 8192, 4096
+_HEAD_CHARACTERS, _TAIL_CHARACTERS = 8192, 8192
 _QUOTE_CHARACTERS = 120
 _TAG_CHARACTERS = 600
-_MARKUP_WORDS = ("icense", "ICENSE", "icence", "ights", "IGHTS")
-_HINT = re.compile(r"licen[cs]e|permission|redistribution|public domain|creative ?commons|copyleft", re.IGNORECASE)
-_SPDX_HEADER = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+() -]{2,120})")
+_MAX_LICENCES = 8
+"""A text that states more than these at one place is a list of licences and states none."""
+_MAX_NAMES = 3
+"""A text that names so many families of licences speaks about licences."""
+_HINTS = (
+    "licen",
+    "permission",
+    "redistribution",
+    "creative commons",
+    "creativecommons",
+    "unencumbered",
+    "cc by",
+    "gpl",
+)
+_MARKUP_WORDS = ("icense", "ICENSE", "icence", "ICENCE", "ights", "IGHTS")
+
+# An SPDX header has a line of its own: before it stand at most marks of a comment, after it the end of the comment.
+_SPDX_HEADER = re.compile(
+    r"^(?:[^\w\n]{0,12}|[ \t]{0,8}(?:REM|rem|dnl|C)[ \t]{1,8})SPDX-License-Identifier:[ \t]{0,8}"
+    r"([A-Za-z0-9][A-Za-z0-9.+:() -]{1,199}?)[ \t]{0,8}(?:\*/|-{2,3}>|\*\)|#\}|%>|\*{1,80}|#{1,80})?[ \t]{0,8}\r?$",
+    re.MULTILINE,
+)
 _CC_URL = re.compile(
     r"creativecommons\.org/(?:licenses/(by(?:-(?:nc|nd|sa)){0,2})/(\d\.\d)|(publicdomain/zero)/(1\.0))", re.IGNORECASE
 )
 _OTHER_URL = re.compile(
     r"(?:opensource\.org/licen[sc]es?/([A-Za-z0-9.-]{2,40})|spdx\.org/licenses/([A-Za-z0-9.-]{2,40})"
-    r"|(apache\.org/licenses/LICENSE-2\.0)|gnu\.org/licenses/(?:old-licenses/)?((?:a|l|f)?(?:gpl|dl)-\d\.\d))",
+    r"|(apache\.org/licenses/LICENSE-2\.0)|gnu\.org/licenses/(?:old-licenses/)?((?:a|l|f)?(?:gpl|dl)-\d\.\d)"
+    r"|(mozilla\.org/(?:en-US/)?MPL/2\.0))",
     re.IGNORECASE,
 )
+_URL_HINT = re.compile(r"creativecommons\.org/|/licen[sc]es?/|\.org/(?:en-US/)?MPL/", re.IGNORECASE)
+_URL_CUE = re.compile(
+    r"licen[cs]ed|(?:available|released|distributed|published|provided|shared) under|licen[cs]e\s?:|copyright|©|&copy;"
+    r"|otherwise (?:noted|stated)|the licen[cs]e (?:of|for) this",
+    re.IGNORECASE,
+)
+_CUE_BEFORE, _CUE_AFTER, _MAX_LOOKS = 250, 120, 100
 _REL_LICENCE = re.compile(r"""\brel\s{0,3}=\s{0,3}["']?[a-z \t]{0,60}\blicense\b""", re.IGNORECASE)
 _HREF = re.compile(r"""\bhref\s{0,3}=\s{0,3}["']?([^"'\s<>]{1,300})""", re.IGNORECASE)
 _META_NAME = re.compile(
-    r"""\b(?:name|property)\s{0,3}=\s{0,3}["']?(?:dcterms\.|dc\.|og:)?(?:license|licence|rights)\b""", re.IGNORECASE
+    r"""\b(?:name|property|itemprop)\s{0,3}=\s{0,3}["']?(?:dcterms\.|dc\.|og:)?(?:license|licence|rights)["'\s/>]""",
+    re.IGNORECASE,
 )
-_META_CONTENT = re.compile(r"""\bcontent\s{0,3}=\s{0,3}["']([^"']{1,300})["']""", re.IGNORECASE)
-_JSON_LD = re.compile(r'"license"\s{0,9}:\s{0,9}"([^"]{1,300})"')
+_META_CONTENT = re.compile(r"""\bcontent\s{0,3}=\s{0,3}(?:"([^"]{1,300})"|'([^']{1,300})')""", re.IGNORECASE)
+_OTHER_THINGS = ("Image", "Video", "Audio", "Media", "Photograph", "Dataset", "Software")
+"""Beginnings of schema.org types whose licence is that of a thing on the page, not that of its text."""
+_TAG = re.compile(r"<[^<>]{0,2000}>")
+_LINE_PREFIX = re.compile(r"^[^\w\n]{1,16}|^[ \t]{0,8}(?:rem|dnl)[ \t]|\*/|-->", re.MULTILINE)
 
-# What only that licence, or the notice by which it is given, says. All of a row must be there; the first row wins.
+_CC = (
+    r"(?:creative commons )?attribution((?:[- ](?:non-?commercial|no-?deriv(?:ative)?s?(?: works)?|share-?alike)){0,2})"
+    r"(?: (?:international|public|unported|generic)){0,2}(?: licen[cs]e)?,? ?v?(?:ersion )?(\d\.\d)"
+)
+_GNU = (
+    r"(?:gnu )?(affero |lesser |library )?(?:general public licen[cs]e|a?l?gpl)(?: as published by the free software "
+    r"foundation)?[ ,;:(]{0,3}(?:\(?a?l?gpl\)?,? ?)?(?:either |only )?(?:v\.? ?|version )?([123](?:\.[01])?)(?![\d])"
+    r"((?:\+|[ ,;()a-z]{0,40}?\bor (?:\(?at your option\)? )?(?:\(?at your option\)?,? )?(?:any )?later)?)"
+)
+_NAMES: tuple[tuple[str, str], ...] = (
+    ("Apache-2.0", r"apache (?:software )?(?:licen[cs]e)?[ ,-]{0,2}(?:version |v\.? ?)?2(?:\.0)?(?!\d)"),
+    ("MIT", r"mit(?:/x11)?[ -]licen[cs]e"),
+    ("BSD-3-Clause", r"(?:bsd[ -]3[ -]clause|3[ -]clause bsd)"),
+    ("BSD-2-Clause", r"(?:bsd[ -]2[ -]clause|2[ -]clause bsd)"),
+    ("MPL-2.0", r"(?:mozilla public licen[cs]e|mpl)[ ,-]{0,2}(?:version |v\.? ?)?2\.0"),
+    ("ISC", r"isc licen[cs]e"),
+    ("Unlicense", r"unlicen[cs]e"),
+    ("BSL-1.0", r"boost software licen[cs]e"),
+    ("CC0-1.0", r"(?:creative commons )?cc0(?: 1\.0)?"),
+)
+# "This work is licensed under the ..."; who says so of something else, or with "not" or "if", states nothing.
+_SENTENCE = re.compile(
+    r"(?:^|[.!:©|•] |\b(?:this|these|our|all|unless otherwise|except where otherwise|copyright)\b[^.!?]{0,120}? "
+    r"|\b(?:text|content|documentation)(?: is| are)? )"
+    r"(?:(?:is|are)(?: hereby)? )?(?:(?:dual-)?licen[cs]ed|released|distributed|(?:made )?available|published|provided"
+    r"|subject to the terms of|you can redistribute it and/or modify it) ?(?:to you |freely )?(?:under|by)? ?"
+    r"(?:the terms (?:and conditions )?of )?(?:the |an? )?"
+)
+_NOT_SAID = re.compile(r"\b(?:if|not|whether|were|had|suppose|unlike)\b")
+_NAMED = re.compile("|".join((f"(?P<cc>{_CC})", f"(?P<gnu>{_GNU})", *(f"({words})" for _, words in _NAMES))))
+_CC_SHORT = re.compile(r"cc[- ](by(?:[- ](?:nc|nd|sa)){0,2})[- ](\d\.\d)")
+_FAMILIES = re.compile(
+    r"mit licen[cs]e|apache licen[cs]e|general public licen[cs]e|bsd licen[cs]e|[23]-clause|mozilla public"
+    r"|creative commons|isc licen[cs]e|boost software|eclipse public|artistic licen[cs]e|unlicense"
+)
+
+# The heading of a whole licence, which stands at the beginning of its text.
+_HEADING_CHARACTERS = 300
+_HEADINGS = (
+    ("Apache-2.0", "apache license version 2.0, january 2004"),
+    ("AGPL-3.0-only", "gnu affero general public license version 3, 19 november 2007"),
+    ("LGPL-3.0-only", "gnu lesser general public license version 3, 29 june 2007"),
+    ("LGPL-2.1-only", "gnu lesser general public license version 2.1, february 1999"),
+    ("GPL-3.0-only", "gnu general public license version 3, 29 june 2007"),
+    ("GPL-2.0-only", "gnu general public license version 2, june 1991"),
+    ("GFDL-1.3-only", "gnu free documentation license version 1.3, 3 november 2008"),
+    ("MPL-2.0", "mozilla public license version 2.0 1. definitions"),
+    ("BSL-1.0", "boost software license - version 1.0"),
+    ("PSF-2.0", "python software foundation license version 2"),
+    ("CC0-1.0", "cc0 1.0 universal"),
+)
+# What only that licence, or the notice by which it is given, says. All of a row must be there.
 _PHRASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Apache-2.0", ("licensed under the apache license, version 2.0",)),
-    ("Apache-2.0", ("apache license version 2.0, january 2004",)),
     ("MPL-2.0", ("subject to the terms of the mozilla public license, v. 2.0",)),
-    ("AGPL-3.0-or-later", ("gnu affero general public license", "version 3", "any later version")),
-    ("AGPL-3.0-only", ("gnu affero general public license", "version 3")),
-    ("LGPL-3.0-or-later", ("gnu lesser general public license", "version 3", "any later version")),
-    ("LGPL-2.1-or-later", ("gnu lesser general public license", "version 2.1", "any later version")),
-    ("LGPL-2.1-only", ("gnu lesser general public license", "version 2.1")),
-    ("GPL-3.0-or-later", ("gnu general public license", "version 3", "any later version")),
-    ("GPL-2.0-or-later", ("gnu general public license", "version 2", "any later version")),
-    ("GPL-3.0-only", ("under the terms of the gnu general public license", "version 3")),
-    ("GPL-2.0-only", ("under the terms of the gnu general public license", "version 2")),
-    ("GFDL-1.3-or-later", ("gnu free documentation license", "version 1.3", "any later version")),
-    ("GFDL-1.2-or-later", ("gnu free documentation license", "version 1.2", "any later version")),
-    (
-        "MIT",
-        ("permission is hereby granted, free of charge, to any person obtaining a copy", "this permission notice"),
-    ),
-    ("BSD-3-Clause", ("redistribution and use in source and binary forms", "neither the name")),
-    ("BSD-2-Clause", ("redistribution and use in source and binary forms", "with or without modification")),
+    ("MIT", ("permission is hereby granted, free of charge, to any person obtaining a copy", "without restriction")),
     ("ISC", ("permission to use, copy, modify, and", "for any purpose with or without fee is hereby granted")),
     ("Zlib", ("provided 'as-is', without any express or implied warranty", "altered source versions")),
     ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
-    ("BSL-1.0", ("boost software license - version 1.0",)),
-    ("PSF-2.0", ("python software foundation license version 2",)),
-    ("CC0-1.0", ("cc0 1.0 universal",)),
 )
-_CC_NAMES = re.compile(
-    r"creative commons attribution((?:[- ](?:non-?commercial|no-?deriv(?:ative)?s?(?: works)?|share-?alike)){0,2})"
-    r"(?: (?:international|public|unported|generic)){0,2}(?: licen[cs]e)?,? ?v?(?:ersion )?(\d\.\d)"
-)
+_BSD = "redistribution and use in source and binary forms, with or without modification, are permitted provided"
 _CC_PARTS = (("commercial", "-NC"), ("deriv", "-ND"), ("alike", "-SA"))
 
 
@@ -73,81 +136,28 @@ class Evidence:
     """A licence that was found in a text: as SPDX, how it was found, and the words it was found by."""
 
     licence: str
-    where: Literal["spdx-header", "rel-license", "meta", "json-ld", "licence-url", "licence-text"]
+    where: Where
     quote: str
 
 
 def detect(text: str, kind: TextKind) -> Evidence | None:
     """The licence that a text states for itself, or None; ``text`` is the page with its markup where it is a page.
 
-    Looks at the beginning and the end of a text, where notices stand. What is stated by markup made for it wins over
-    an address, and an address over words.
+    Words are looked for at the beginning and the end, where notices stand. What is stated by markup or a header made
+    for it wins over the words of a notice, and those over an address. Several of the same rank must all be kept to.
     """
+    if kind == "html":
+        return _from_page(text)
     head = text[:_HEAD_CHARACTERS]
     tail = text[max(_HEAD_CHARACTERS, len(text) - _TAIL_CHARACTERS) :]
-    if kind == "html":
-        return _from_markup(text) or _from_words(head, tail)
-    if not _HINT.search(head) and not _HINT.search(tail):
+    if not _has_hint(head) and not _has_hint(tail):
         return None
-    if header := _SPDX_HEADER.search(head):
-        licence = spdx(header[1].strip().removesuffix("*/").strip())
-        if licence is not None and licence != UNKNOWN_LICENCE:
-            return Evidence(licence, "spdx-header", _quote(header[0]))
-    return _from_urls(head + "\n" + tail) or _from_words(head, tail)
-
-
-def _from_markup(page: str) -> Evidence | None:
-    """What a page says of itself by rel, meta or JSON-LD, in this order; else by the one licence that it links."""
-    found: dict[str, Evidence] = {}
-    for tag in _tags_about_licences(page):
-        if _REL_LICENCE.search(tag) and (href := _HREF.search(tag)) and (licence := licence_of_url(href[1])):
-            found.setdefault("rel-license", Evidence(licence, "rel-license", _quote(tag)))
-        elif _META_NAME.search(tag) and (content := _META_CONTENT.search(tag)) and (licence := _stated(content[1])):
-            found.setdefault("meta", Evidence(licence, "meta", _quote(tag)))
-    if '"license"' in page:
-        for entry in _JSON_LD.finditer(page):
-            if licence := _stated(entry[1].replace("\\/", "/")):
-                found.setdefault("json-ld", Evidence(licence, "json-ld", _quote(entry[0])))
-    for where in ("rel-license", "meta", "json-ld"):
-        if where in found:
-            return found[where]
-    return _from_urls(page)
-
-
-def _tags_about_licences(page: str) -> Iterator[str]:
-    """Each tag in which a word for licences stands; found by plain search, since a page is mostly something else."""
-    for word in _MARKUP_WORDS:
-        place = page.find(word)
-        while place >= 0:
-            if tag := _tag_around(page, place):
-                yield tag
-            place = page.find(word, place + 1)
-
-
-def _tag_around(page: str, place: int) -> str:
-    """The tag that an attribute stands in; the empty string where it stands in none of a sane length."""
-    start = page.rfind("<", max(0, place - _TAG_CHARACTERS), place)
-    end = page.find(">", place, place + _TAG_CHARACTERS)
-    return page[start : end + 1] if 0 <= start < end else ""
-
-
-def _stated(words: str) -> str:
-    """The licence that a field made for one holds, as an address or a name."""
-    if licence := licence_of_url(words):
-        return licence
-    licence = spdx(words) or ""
-    return "" if licence == UNKNOWN_LICENCE else licence
-
-
-def _from_urls(text: str) -> Evidence | None:
-    """The one licence whose address stands in a text; where several stand, it speaks about licences."""
-    if "creativecommons.org" not in text:
-        return None
-    found = {licence: match[0] for match in _CC_URL.finditer(text) if (licence := licence_of_url(match[0]))}
-    if len(found) != 1:
-        return None
-    ((licence, quote),) = found.items()
-    return Evidence(licence, "licence-url", _quote(quote))
+    if "SPDX-License-Identifier:" in head:
+        body = _without_fences(head) if kind == "markdown" else head
+        found = ((licence, match[0]) for match in _SPDX_HEADER.finditer(body) if (licence := _stated(match[1])))
+        if evidence := _all_of(found, "spdx-header"):
+            return evidence
+    return _from_prose(f"{head}\n{tail}" if tail else head)
 
 
 def licence_of_url(url: str) -> str:
@@ -157,28 +167,187 @@ def licence_of_url(url: str) -> str:
     if match := _OTHER_URL.search(url):
         if match[3]:
             return "Apache-2.0"
-        name = match[1] or match[2] or match[4] or ""
-        name = f"{name}-only" if match[4] and not name.lower().startswith("fdl") else name
-        name = f"GFDL-{name[-3:]}-only" if name.lower().startswith("fdl") else name
+        if match[5]:
+            return "MPL-2.0"
+        name = (match[1] or match[2] or match[4]).lower().rstrip(".-").removesuffix(".html").removesuffix(".php")
+        if match[4]:
+            name = f"g{name}-only" if name.startswith("fdl") else f"{name}-only"
         licence = spdx(name) or ""
         return "" if licence == UNKNOWN_LICENCE else licence
     return ""
 
 
-def _from_words(head: str, tail: str) -> Evidence | None:
-    """The licence whose own words stand in a text."""
-    words = " ".join((head + " " + tail).lower().split())
-    # Marks of comments and quotation stand between the words of a notice.
-    words = re.sub(r" (?:[#*;%>]|//|--|\.\.) ", " ", words)
-    for licence, phrases in _PHRASES:
-        if all(phrase in words for phrase in phrases):
-            return Evidence(licence, "licence-text", phrases[0])
-    if match := _CC_NAMES.search(words):
-        parts = "".join(code for part, code in _CC_PARTS if part in match[1])
-        if named := spdx(f"CC-BY{parts}-{match[2]}"):
-            return Evidence(named, "licence-text", _quote(match[0]))
-    return None
+def _has_hint(text: str) -> bool:
+    lower = text.lower()
+    return any(hint in lower for hint in _HINTS)
 
 
-def _quote(words: str) -> str:
-    return " ".join(words.split())[:_QUOTE_CHARACTERS]
+def _without_fences(text: str) -> str:
+    """Markdown without its fenced blocks, which show headers of other files."""
+    return "\n".join(text.split("```")[::2])
+
+
+def _all_of(found: Iterable[tuple[str, str]], where: Where) -> Evidence | None:
+    """The licences that were found at places of one rank, all of which must be kept to; None for none or a list."""
+    quotes: dict[str, str] = {}
+    for licence, quote in found:
+        quotes.setdefault(licence, quote)
+    if not 0 < len(quotes) <= _MAX_LICENCES:
+        return None
+    if len(quotes) == 1:
+        ((licence, quote),) = quotes.items()
+        return Evidence(licence, where, _quote(quote))
+    parts = (f"({licence})" if " OR " in licence else licence for licence in sorted(quotes))
+    return Evidence(" AND ".join(parts), where, _quote("; ".join(_quote(q, 40) for q in quotes.values())))
+
+
+def _from_page(page: str) -> Evidence | None:
+    """What a page says of itself by rel, meta or JSON-LD, in this order; else by a notice or the address it links."""
+    head = page[:_HEAD_CHARACTERS]
+    tail = page[max(_HEAD_CHARACTERS, len(page) - _TAIL_CHARACTERS) :]
+    if not any(word in page for word in _MARKUP_WORDS) and not _has_hint(head) and not _has_hint(tail):
+        return None
+    links, metas = [], []
+    for tag in _tags_about_licences(page):
+        if _REL_LICENCE.search(tag):
+            if (href := _HREF.search(tag)) and (licence := licence_of_url(html.unescape(href[1]))):
+                links.append((licence, tag))
+        elif _META_NAME.search(tag) and (content := _META_CONTENT.search(tag)):
+            metas += [(licence, tag) for licence in [_stated(html.unescape(content[1] or content[2]))] if licence]
+    marked = _all_of(links, "rel-license") or _all_of(metas, "meta")
+    if marked or links or metas:
+        return marked
+    if "ld+json" in page and '"license"' in page:
+        marked = _all_of(_in_json_ld(page), "json-ld")
+    if marked:
+        return marked
+    return _from_words(html.unescape(_TAG.sub(" ", f"{head}\n{tail}"))) or _from_urls(page)
+
+
+def _tags_about_licences(page: str) -> Iterator[str]:
+    """Each tag in which a word for licences stands; found by plain search, since a page is mostly something else."""
+    for word in _MARKUP_WORDS:
+        place = page.find(word)
+        while place >= 0:
+            tag = _tag_around(page, place)
+            if tag:
+                yield tag
+            place = page.find(word, place + 1)
+
+
+def _tag_around(page: str, place: int) -> str:
+    """The tag that an attribute stands in; the empty string where it stands in none of a sane length."""
+    start = page.rfind("<", max(0, place - _TAG_CHARACTERS), place)
+    end = page.find(">", place, place + _TAG_CHARACTERS)
+    return page[start : end + 1] if 0 <= start < end and ">" not in page[start:place] else ""
+
+
+def _in_json_ld(page: str) -> Iterator[tuple[str, str]]:
+    """The licences that the blocks of JSON-LD state for the page; those of images and the like are not its own."""
+    place = page.find("ld+json")
+    while place >= 0:
+        start = page.find(">", place, place + _TAG_CHARACTERS) + 1
+        end = page.find("</script", start) if start else -1
+        if end < 0:
+            return
+        if '"license"' in (block := page[start:end]):
+            # A browser passes over a block that is no JSON, too.
+            with suppress(ValueError, RecursionError):
+                yield from _in_json(json.loads(block))
+        place = page.find("ld+json", end)
+
+
+def _in_json(root: Any) -> Iterator[tuple[str, str]]:
+    todo = [root]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, list):
+            todo += value
+        elif isinstance(value, dict) and not str(value.get("@type", "")).startswith(_OTHER_THINGS):
+            stated = value.get("license")
+            for entry in stated if isinstance(stated, list) else [stated]:
+                words = entry.get("@id") or entry.get("url") if isinstance(entry, dict) else entry
+                if isinstance(words, str) and (licence := _stated(words)):
+                    yield licence, f'"license": "{words}"'
+            todo += [child for child in value.values() if isinstance(child, dict | list)]
+
+
+def _stated(words: str) -> str:
+    """The licence that a field made for one holds, as an address or a name; the empty string for none."""
+    licence = licence_of_url(words) or spdx(words) or ""
+    return "" if licence == UNKNOWN_LICENCE else licence
+
+
+def _from_prose(text: str) -> Evidence | None:
+    return _from_words(text) or _from_urls(text)
+
+
+def _from_urls(text: str) -> Evidence | None:
+    """The one licence whose address stands beside words by which one is given; a text with several speaks of them."""
+    if not _URL_HINT.search(text):
+        return None
+    found: dict[str, str] = {}
+    is_given, looks = False, 0
+    for pattern in (_CC_URL, _OTHER_URL):
+        for match in pattern.finditer(text):
+            if licence := licence_of_url(match[0]):
+                found.setdefault(licence, match[0])
+                if len(found) > 1:
+                    return None
+                looks += 1
+                if not is_given and looks <= _MAX_LOOKS:
+                    before = text[max(0, match.start() - _CUE_BEFORE) : match.start()]
+                    is_given = bool(_URL_CUE.search(before + text[match.end() : match.end() + _CUE_AFTER]))
+    return _all_of(found.items(), "licence-url") if is_given else None
+
+
+def _from_words(text: str) -> Evidence | None:
+    """The licence whose own words, or the sentence by which it is given, stand in a text."""
+    # Marks of comments and quotation stand at the beginnings of lines, between the words of a notice.
+    words = " ".join(_LINE_PREFIX.sub(" ", text.lower()).split())
+    if not any(hint in words for hint in _HINTS):
+        return None
+    start = words[:_HEADING_CHARACTERS]
+    for licence, heading in _HEADINGS:
+        if heading in start:
+            return Evidence(licence, "licence-text", heading)
+    if len({match[0].replace("licence", "license") for match in _FAMILIES.finditer(words)}) >= _MAX_NAMES:
+        return None
+    found = [(licence, rows[0]) for licence, rows in _PHRASES if all(row in words for row in rows)]
+    if _BSD in words:
+        clauses = "4" if "all advertising materials" in words else "3" if "neither the name" in words else "2"
+        found.append((f"BSD-{clauses}-Clause", _BSD))
+    return _all_of([*found, *_in_sentences(words)], "licence-text")
+
+
+def _in_sentences(words: str) -> Iterator[tuple[str, str]]:
+    """The licences that sentences give the text itself."""
+    for sentence in _SENTENCE.finditer(words):
+        if _NOT_SAID.search(words, max(0, sentence.start() - 20), sentence.end()):
+            continue
+        place = sentence.end()
+        if named := _NAMED.match(words, place):
+            if licence := _licence_named(named):
+                yield licence, words[sentence.start() : named.end()]
+        elif short := _CC_SHORT.match(words, place):
+            yield f"CC-{short[1].replace(' ', '-').upper()}-{short[2]}", words[sentence.start() : short.end()]
+
+
+def _licence_named(named: re.Match[str]) -> str:
+    """The SPDX id of a licence that a sentence names."""
+    if words := named["cc"]:
+        parts = "".join(code for part, code in _CC_PARTS if part in words)
+        return spdx(f"CC-BY{parts}-{words[-3:]}") or ""
+    if words := named["gnu"]:
+        start = named.re.groupindex["gnu"]
+        family, version, later = named[start + 1], named[start + 2], named[start + 3]
+        is_short = "agpl" in words or "lgpl" in words
+        letter = words.replace("gnu ", "")[0] if is_short else {"a": "a", "l": "l"}.get((family or " ")[0], "")
+        version = version if "." in version else f"{version}.0"
+        return spdx(f"{letter}gpl-{version}-{'or-later' if later else 'only'}") or ""
+    first = named.re.groups - len(_NAMES) + 1
+    return next(licence for place, (licence, _) in enumerate(_NAMES, first) if named[place])
+
+
+def _quote(words: str, limit: int = _QUOTE_CHARACTERS) -> str:
+    return " ".join(words.split())[:limit]

@@ -1,5 +1,6 @@
 """By what right a document may train: which licence it is under, and the policy that judges it."""
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -12,6 +13,7 @@ from preceptor.data.spdx import licensing, spdx
 __all__ = ["UNKNOWN_LICENCE", "Evidence", "Policy", "RightsConfig", "TextKind", "detect", "settle"]
 
 _MAX_STATED_CHARACTERS = 1000
+_OWN = "LicenseRef-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,13 +31,13 @@ class RightsConfig:
     detect: bool = True
     """Whether licences are looked for in the texts, beside what the sources declare."""
     opt_out: str = ""
-    """A file of domains, authors, ids and robots rules that are left out; TOML or JSON, see docs/data.md."""
+    """A file of domains, authors, ids and robots rules that are left out; TOML or JSON, see docs/rights-and-bias.md."""
 
     def __post_init__(self) -> None:
         """Refuse ids that are no licence, and a policy under which nothing may train."""
         for name in ("allow", "deny"):
             for pattern in getattr(self, name):
-                if not pattern.strip() or ("*" not in pattern and spdx(pattern) is None):
+                if not _names_licences(pattern):
                     raise ValueError(f'{name} must hold SPDX ids or patterns such as "CC-BY-*", got {pattern!r}')
         if not self.consent:
             raise ValueError("consent must name at least one of granted, by-licence and unknown")
@@ -44,33 +46,33 @@ class RightsConfig:
 def settle(declared: str, evidence: Evidence | None, stated: str = "") -> tuple[str, dict[str, str]]:
     """The licence of a document as SPDX, and what its metadata should say of how that was found.
 
-    What the record states for itself wins over what its source declares for all. Where the text states another licence
-    than was declared, both must be kept to: the licence is ``declared AND detected``.
+    What the record states for itself wins over what its source declares for all; where it states what cannot be
+    understood, the licence is unknown, whatever else is found. Where the text states another licence than was
+    declared, both must be kept to: the licence is ``declared AND detected``.
     """
     notes = {}
-    licence = declared
+    licence, is_understood = declared, True
     if stated.strip():
-        licence = spdx(stated) or UNKNOWN_LICENCE
+        found = spdx(stated)
+        licence, is_understood = found or UNKNOWN_LICENCE, found is not None
         if licence == UNKNOWN_LICENCE:
             notes["stated_licence"] = stated.strip()[:_MAX_STATED_CHARACTERS]
     if evidence is None:
         return licence, notes
+    noted = notes | {"licence_from": f"{evidence.where}: {evidence.quote}"}
     if licence == UNKNOWN_LICENCE:
-        return evidence.licence, notes | {"licence_from": f"{evidence.where}: {evidence.quote}"}
-    if _covers(licence, evidence.licence):
-        return licence, notes
-    both = licensing().parse(f"({licence}) AND ({evidence.licence})").simplify()
-    return str(both.render()), notes | {"licence_from": f"{evidence.where}: {evidence.quote}"}
+        return (evidence.licence if is_understood else licence), noted
+    both = _both(licence, evidence.licence)
+    return both, notes if both == licence else noted
 
 
 @cache
-def _covers(licence: str, found: str) -> bool:
-    """Whether a licence already names the one that was found."""
-    return found == licence or set(_symbols(found)) <= set(_symbols(licence))
-
-
-def _symbols(licence: str) -> list[str]:
-    return [str(symbol) for symbol in licensing().parse(licence).symbols]
+def _both(licence: str, found: str) -> str:
+    """The expression by which both are kept to: ``licence`` as it stands where whoever keeps to it keeps to both."""
+    if found == licence:
+        return licence
+    both = licensing().parse(f"({licence}) AND ({found})").simplify()
+    return licence if both == licensing().parse(licence).simplify() else str(both.render())
 
 
 class Policy:
@@ -98,8 +100,9 @@ class Policy:
         """The rule by which a licence is refused, or the empty string; remembered, since there are few licences."""
         if licence not in self._known:
             expression = licensing().parse(licence)
-            if self._is_usable(expression, ()):
-                is_listed = not self._allow or self._is_usable(expression, self._allow)
+            if self._is_usable(expression, ("*", f"{_OWN}*")):
+                # A licence of somebody's own is known to nobody else: only who names it allows it.
+                is_listed = self._is_usable(expression, self._allow or ("*",))
                 self._known[licence] = "" if is_listed else "licence-not-allowed"
             else:
                 self._known[licence] = "licence-denied"
@@ -116,7 +119,18 @@ class Policy:
         name = str(expression)
         if any(_matches(name, pattern) for pattern in self._deny):
             return False
-        return not allow or any(_matches(name, pattern) or _is_later(name, pattern) for pattern in allow)
+        if _OWN in name:
+            allow = tuple(pattern for pattern in allow if _OWN in pattern)
+        return any(_matches(name, pattern) or _is_later(name, pattern) for pattern in allow)
+
+
+def _names_licences(pattern: str) -> bool:
+    """Whether a pattern is the id of one licence, or one or more are meant by its stars."""
+    if "*" not in pattern:
+        name = spdx(pattern)
+        return name not in (None, UNKNOWN_LICENCE) and not re.search(r" (?:AND|OR) ", str(name))
+    names = licensing().known_symbols
+    return pattern.startswith(_OWN) or any(fnmatchcase(name.lower(), pattern.lower()) for name in names)
 
 
 def _canonical(pattern: str) -> str:
@@ -132,6 +146,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _is_later(name: str, pattern: str) -> bool:
     """Whether ``GPL-2.0-or-later`` may be used as the version that a pattern names."""
+    name = name.partition(" WITH ")[0]
     family, _, version = name.removesuffix("-or-later").rpartition("-")
     wanted_family, _, wanted = pattern.removesuffix("-or-later").removesuffix("-only").rpartition("-")
     if not name.endswith("-or-later") or family != wanted_family:

@@ -34,6 +34,8 @@ _ALIASES = {
 """What people write, in lower case with hyphens, and the SPDX id that they mean."""
 _CREATIVE_COMMONS = re.compile(r"cc-by(?:-(?:nc|nd|sa)){0,2}-\d\.\d")
 
+_OWN_NAME = re.compile(r"(?:DocumentRef-[A-Za-z0-9.-]{1,60}:)?LicenseRef-[A-Za-z0-9.-]{1,60}")
+
 
 @cache
 def licensing() -> Any:
@@ -50,7 +52,7 @@ def spdx(text: str) -> str | None:
     text = text.strip()
     if text in _AT_HAND:
         return text
-    if text.lower() in ("", UNKNOWN_LICENCE, "none", "n/a"):
+    if text.lower() in ("", UNKNOWN_LICENCE, "none", "n/a", "noassertion"):
         return UNKNOWN_LICENCE
     if len(text) > _MAX_CHARACTERS:
         return None
@@ -62,13 +64,21 @@ def spdx(text: str) -> str | None:
 
     for candidate in (text, _ALIASES.get(key, key)):
         try:
-            parsed = licensing().parse(candidate, validate=True)
+            parsed = licensing().parse(candidate)
+            if parsed is not None and not _has_own_names_only(parsed):
+                parsed = licensing().parse(candidate, validate=True)
         except (ExpressionError, ParseError, IndexError):
             # The parser meets an empty pair of brackets with an IndexError.
             continue
         if parsed is not None:
             return str(parsed.render())
     return None
+
+
+def _has_own_names_only(parsed: Any) -> bool:
+    """Whether all that the table lacks of an expression are names by which a document calls a licence of its own."""
+    unknown = licensing().unknown_license_keys(parsed)
+    return bool(unknown) and all(_OWN_NAME.fullmatch(name) for name in unknown)
 
 
 def normalise_licence(text: str, where: str) -> str:
