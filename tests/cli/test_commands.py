@@ -4,8 +4,11 @@ import pytest
 
 from preceptor import cli
 from preceptor.core.artifact import Store
+from preceptor.core.errors import ArtifactError
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.pipeline import Pipeline
+from preceptor.recipes.report import write_run_file
+from preceptor.recipes.run import load_run, stored_run
 
 
 def call(monkeypatch, *words: str) -> int:
@@ -60,3 +63,12 @@ def test_the_newest_model_is_the_newest_checkpoint_with_its_own_adapter(tmp_path
     second = make(store, "checkpoint", "4" * 64, {})
     checkpoint, adapter = newest_model(store)
     assert (checkpoint.id, adapter) == (second, None)
+
+
+def test_a_report_without_a_recipe_is_of_the_run_that_the_folder_holds(tmp_path):
+    run = load_run("tiny", ["seed=77"])
+    write_run_file(run, tmp_path)
+    assert stored_run(tmp_path) == run
+    assert stored_run(tmp_path, ["seed=78"]).seed == 78
+    with pytest.raises(ArtifactError, match="holds no run"):
+        stored_run(tmp_path / "nowhere")

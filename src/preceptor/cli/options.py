@@ -57,14 +57,18 @@ class StageGroup(click.Group):
 
 
 @contextlib.contextmanager
-def open_pipeline(words: tuple[str, ...], out: Path) -> Iterator["Pipeline"]:
-    """The pipeline of a run in its folder, which no other run can use meanwhile; run.json is written first."""
+def open_pipeline(words: tuple[str, ...], out: Path, *, of_folder: bool = False) -> Iterator["Pipeline"]:
+    """The pipeline of a run in its folder, which no other run can use meanwhile; run.json is written first.
+
+    With ``of_folder`` it is the run that the folder holds, where no recipe is named.
+    """
     from preceptor.core.interrupt import grace
     from preceptor.core.lock import hold
-    from preceptor.recipes.run import load_run
+    from preceptor.recipes.run import load_run, stored_run
 
     recipe, overrides = _parse(words)
-    run = load_run(recipe, overrides)
+    names_recipe = bool(words) and "=" not in words[0]
+    run = stored_run(out, overrides) if of_folder and not names_recipe else load_run(recipe, overrides)
     with hold(out), grace() as stop:
         from preceptor.recipes.pipeline import Pipeline
         from preceptor.recipes.report import write_run_file

@@ -52,10 +52,10 @@ def evaluate(words: tuple[str, ...], out: Path) -> None:
 @click.command()
 @stage_options
 def report(words: tuple[str, ...], out: Path) -> None:
-    """Write report.html and report.json from what the stages have left."""
+    """Write report.html and report.json from what the stages have left; without RECIPE, of the run in the folder."""
     from preceptor.recipes.report import write_report
 
-    with open_pipeline(words, out) as pipeline:
+    with open_pipeline(words, out, of_folder=True) as pipeline:
         pipeline.evaluation()
         write_report(pipeline)
         click.echo(out / "report.html")

@@ -9,7 +9,8 @@ from preceptor.core.artifact import Store
 from preceptor.core.config import decode
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.interchange import load_model
-from preceptor.recipes.folder import RUN_FILE, newest_model
+from preceptor.recipes.folder import newest_model
+from preceptor.recipes.run import RUN_FILE
 from preceptor.serve.chat import Responder
 from preceptor.serve.generate import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer

@@ -6,7 +6,7 @@ from preceptor.core.artifact import Artifact, Store
 from preceptor.core.errors import ArtifactError
 from preceptor.recipes.taint import sound, usable
 
-RUN_FILE, JSON_FILE, HTML_FILE = "run.json", "report.json", "report.html"
+JSON_FILE, HTML_FILE = "report.json", "report.html"
 
 
 def newest(out: Path, kind: str) -> Artifact:

@@ -11,9 +11,9 @@ from preceptor.core.artifact import Artifact
 from preceptor.core.config import encode
 from preceptor.core.drafts import write_file
 from preceptor.footprint.meter import Reading
-from preceptor.recipes.folder import HTML_FILE, JSON_FILE, RUN_FILE
+from preceptor.recipes.folder import HTML_FILE, JSON_FILE
 from preceptor.recipes.pipeline import Pipeline
-from preceptor.recipes.run import Run
+from preceptor.recipes.run import RUN_FILE, Run
 
 
 def write_run_file(run: Run, out: Path) -> None:

@@ -1,12 +1,13 @@
 """The `Run`: the whole and frozen description of what is done, decoded from a recipe and its overrides."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
 from preceptor.core.config import apply_overrides, decode, read_recipe
-from preceptor.core.errors import ConfigError
+from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.data.config import DataConfig
 from preceptor.data.executor import ExecutionConfig
 from preceptor.footprint.meter import FootprintConfig
@@ -15,6 +16,8 @@ from preceptor.serve.generate import SamplingConfig
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.train.finetune import FinetuningConfig
 from preceptor.train.run import PretrainingConfig
+
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +96,24 @@ def load_run(recipe: str, overrides: Sequence[str] = ()) -> Run:
             )
     table = _with_base(read_recipe(path), path, recipes)
     table.setdefault("name", path.stem)
+    return decode(Run, apply_overrides(table, overrides))
+
+
+def stored_run(out: Path, overrides: Sequence[str] = ()) -> Run:
+    """The run whose results a folder holds, as its run.json describes it.
+
+    Raises:
+        ArtifactError: the folder holds none, or one that this version cannot read.
+        ConfigError: a key or value of an override is wrong.
+    """
+    path = out / RUN_FILE
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))["run"]
+        decode(Run, table)
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise ArtifactError(
+            f"{out} holds no run that can be read: {error}", remedy=f"make one first: `preceptor run --out {out}`"
+        ) from error
     return decode(Run, apply_overrides(table, overrides))
 
 

@@ -1,6 +1,5 @@
 """Several tokenizers compared on the corpus of a run: its own, those that exist, and those trained for the purpose."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,12 +9,12 @@ from typing import get_args, get_type_hints
 import torch
 
 from preceptor.core.config import decode
-from preceptor.core.errors import ArtifactError, ConfigError, PreceptorError
+from preceptor.core.errors import ConfigError, PreceptorError
 from preceptor.core.progress import say
 from preceptor.data.corpus import Corpus
 from preceptor.models.decoder import Decoder
-from preceptor.recipes.folder import RUN_FILE, newest
-from preceptor.recipes.run import Run
+from preceptor.recipes.folder import newest
+from preceptor.recipes.run import Run, stored_run
 from preceptor.recipes.tokenizer_report import Row, compare
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -35,7 +34,7 @@ def compare_for_run(out: Path, named: Sequence[str]) -> list[Row]:
         ArtifactError: the folder holds no run, or no corpus and tokenizer yet.
         ConfigError: a name is neither a kind nor a place, or a kind cannot be trained so large.
     """
-    run = _run(out)
+    run = stored_run(out)
     corpus = Corpus.load(newest(out, "corpus").path)
     own = Tokenizer.load(newest(out, "tokenizer").path)
     compared = {OWN: own}
@@ -57,17 +56,6 @@ def compare_for_run(out: Path, named: Sequence[str]) -> list[Row]:
             body_parameters=_body_parameters(run, own.vocab_size),
             is_tied=run.model.tie_word_embeddings,
         )
-
-
-def _run(out: Path) -> Run:
-    try:
-        table = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-        return decode(Run, table["run"])
-    except (OSError, ValueError, KeyError, ConfigError) as error:
-        raise ArtifactError(
-            f"{out} holds no run that can be read: {error}",
-            remedy=f"make its tokenizer first: `preceptor tokenizer --out {out}`",
-        ) from error
 
 
 def _config(name: str, vocab_size: int) -> TokenizerConfig:
