@@ -1,78 +1,201 @@
-"""Bias in the data: counts that add up, intervals that are right, and skews that name their sources."""
+"""Counts of parts add up to those of the whole, intervals are the published ones, and a skew names its sources."""
 
+import json
 import math
+import pickle
+import random
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preceptor.core.errors import DataError
-from preceptor.data.bias import BiasConfig, Counter, rate_ratio, read_lexicon, wilson
+from preceptor.data.bias import SHIPPED_GROUPS, BiasConfig, Counter, _split, rate_ratio, read_lexicon, wilson
+from preceptor.data.words import WORD
 
-TEXTS = [
-    ("She is a nurse and loves her home. He runs an office.", "web"),
-    ("The women wrote a research paper on physics; men danced.", "books"),
-    ("Nothing here speaks of anybody at all.", "web"),
+WORDS = ["she", "he", "him", "daughter", "career", "kitchen", "science", "the", "of", "muslim", "church", "old"]
+    "she",
+    "he",
+    "him",
+    "daughter",
+    "career",
+    "kitchen",
+    "science",
+    "the",
+    "of",
+    "muslim",
+    "church",
+    "old",
+    "child",
 ]
+WORDS += ["child", "good", "bad"]
+TEXTS = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join)
 
 
-def counted(texts, **settings_):
-    counter = Counter(BiasConfig(**settings_))
-    for text, collection in texts:
-        counter.add(text, collection)
+def _counted(pairs, config=None):
+    counter = Counter(config)
+    for source, text in pairs:
+        counter.add(text, source)
     return counter
 
 
-@given(st.lists(st.sampled_from(TEXTS), max_size=12), st.integers(0, 12))
-@settings(deadline=None, max_examples=30)
-def test_counts_of_parts_add_up_to_those_of_the_whole(texts, cut):
-    whole = counted(texts)
-    first, second = counted(texts[:cut]), counted(texts[cut:])
-    merged = Counter.from_json(second.to_json(), second.config)
-    merged.merge(first)
-    assert merged.to_json() == whole.to_json() and merged.summary() == whole.summary()
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), TEXTS), max_size=8), st.integers(0, 8))
+def test_parts_add_up_to_the_whole_in_any_order(pairs, cut):
+    parts = [_counted(pairs[cut:]), _counted(pairs[:cut])]
+    whole = Counter()
+    for part in parts:
+        whole.merge(Counter.from_json(json.loads(json.dumps(pickle.loads(pickle.dumps(part)).to_json()))))
+    assert json.dumps(whole.to_json()) == json.dumps(_counted(pairs).to_json())
+    assert whole.summary() == _counted(pairs).summary()
 
 
-def test_groups_and_what_stands_near_them_are_counted_by_hand():
-    counter = counted(TEXTS, groups=("gender",), window_words=5)
-    groups = {row["group"]: row for row in counter.summary()["groups"]}
-    # she, her, women; he, men.
-    assert (groups["women"]["mentions"], groups["women"]["documents"]) == (3, 2)
-    assert (groups["men"]["mentions"], groups["men"]["documents"]) == (2, 2)
-    # "she" stands seven words before "home", "her" one.
-    assert counter.near[("web", "gender", "women", "family")] == 1
-    assert counter.near[("web", "gender", "men", "career")] == 1
-    assert counter.near[("books", "gender", "women", "science")] == 1
+@settings(deadline=None)
+@given(TEXTS, st.integers(1, 12))
+def test_near_is_what_a_plain_reading_finds(text, window):
+    counter = _counted([("a", text)], BiasConfig(window_words=window))
+    words = text.split()
+    groups, attributes = read_lexicon("gender"), read_lexicon("attributes")
+    for group, attribute in (("women", "career"), ("men", "family"), ("women", "science")):
+        expected = sum(
+            any(
+                other in attributes[attribute] and at != place and abs(at - place) <= window
+                for at, other in enumerate(words)
+            )
+            for place, word in enumerate(words)
+            if word in groups[group]
+        )
+        assert counter.near["a", "gender", group, attribute] == expected
+        assert counter.mentions["a", "gender", group] == sum(word in groups[group] for word in words)
 
 
-def test_a_skew_is_named_with_the_sources_behind_it_and_evenness_is_none():
-    skewed = [("she cleans the kitchen at home every single day of the week now", "blog")] * 40
-    skewed += [("he walks along the river in the rain and sings a song", "blog")] * 40
-    skews = counted(skewed, groups=("gender",)).summary()["skews"]
-    (found,) = [row for row in skews if (row["group"], row["near"]) == ("women", "family")]
-    assert found["ratio"] > found["low"] > 1 and found["high"] > found["ratio"] and found["sources"] == {"blog": 40}
-    even = [("she cleans the kitchen at home today", "a"), ("he cleans the kitchen at home today", "b")] * 40
-    assert counted(even, groups=("gender",)).summary()["skews"] == []
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(max_codepoint=127), max_size=80) | st.text(max_size=40))
+def test_the_fast_way_to_words_is_the_slow_one(text):
+    assert _split(text) == WORD.findall(text.lower())
 
 
-def test_intervals_are_those_of_their_papers():
-    # Worked by hand: 8 of 20 with z = 1.96, and two equal shares.
-    low, high = wilson(8, 20)
-    assert (low, high) == (pytest.approx(0.2188, abs=2e-4), pytest.approx(0.6134, abs=2e-4))
-    assert wilson(0, 0) == (0.0, 1.0) and wilson(0, 50)[0] == 0.0
-    ratio, low, high = rate_ratio(50, 100, 50, 100)
-    assert ratio == 1 and math.isclose(low * high, 1) and low < 1 < high
-    assert rate_ratio(1, 2, 0, 0) is None
+def test_summary_by_hand():
+    pairs = [("a", "she likes science. he likes science."), ("b", "She sleeps.")]
+    counter = _counted(pairs, BiasConfig(window_words=2))
+    assert (counter.words, counter.documents["a", "gender", "women"]) == ({"a": 6, "b": 2}, 1)
+    women = next(row for row in counter.summary()["groups"] if row["group"] == "women")
+    assert (women["mentions"], women["documents"], women["per_million_words"]) == (2, 2, 250_000)
+    # Wilson by hand: p = 1/4, n = 8, z = 1.959964: (0.25 + 0.240091 -+ 1.959964 sqrt(...)) / 1.480182.
+    assert (women["low"], women["high"]) == (71_480, 590_700)
+    shares = {(row["group"], row["near"]): row["share"] for row in counter.summary()["associations"]}
+    # From "he" the word "science" of the sentence before is one word away.
+    assert shares == {("women", "science"): 0.5, ("men", "science"): 1.0}
+    assert Counter().summary() == {} and _counted([("a", "no one")]).summary() == {}
 
 
-def test_lists_of_ones_own_are_read_and_a_broken_one_is_named(tmp_path):
-    path = tmp_path / "teams.txt"
-    path.write_text("# teams\n[red]\nred reds\n[blue]\nblue\n")
-    assert read_lexicon(str(path)) == {"red": ("red", "reds"), "blue": ("blue",)}
-    counter = counted([("The reds met the blue team.", "x")], groups=(str(path),))
-    assert {key[2] for key in counter.mentions} == {"red", "blue"}
-    path.write_text("red\n[blue]\n")
-    with pytest.raises(DataError, match="before the first group"):
-        read_lexicon(str(path))
-    for name in ("gender", "religion", "origin", "age", "attributes"):
-        assert len(read_lexicon(name)) >= 2
+@settings(deadline=None)
+@given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_bounds_solve_the_equation_of_the_score_test(counts):
+    successes, trials = counts
+    share, z = successes / trials, 1.959963984540054
+    low, high = wilson(successes, trials)
+    assert 0 <= low <= share <= high <= 1
+    for bound in (low, high):
+        spread = z * math.sqrt(bound * (1 - bound) / trials)
+        assert math.isclose(abs(share - bound), spread, rel_tol=1e-6, abs_tol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    # Newcombe 1998, table I, method 3.
+    [((81, 263), 0.2553, 0.3662), ((15, 148), 0.0624, 0.1605), ((0, 20), 0.0, 0.1611), ((1, 29), 0.0061, 0.1718)],
+)
+def test_wilson_as_published(counts, low, high):
+    assert wilson(*counts) == pytest.approx((low, high), abs=6e-5)
+    assert wilson(0, 0) == (0, 1)
+
+
+def test_rate_ratio_by_hand():
+    ratio, low, high = rate_ratio(20, 100, 10, 100)
+    # (20.5/100.5) / (10.5/100.5), and exp of 1.959964 sqrt(1/20.5 - 1/100.5 + 1/10.5 - 1/100.5).
+    assert ratio == pytest.approx(20.5 / 10.5)
+    assert math.log(high / ratio) == pytest.approx(1.959964 * 0.352304, rel=1e-4)
+    assert math.log(ratio / low) == pytest.approx(math.log(high / ratio))
+    assert rate_ratio(1, 0, 1, 5) is None and rate_ratio(1, 5, 0, 0) is None
+    assert rate_ratio(20, 20, 0, 20)[1] > 1 > rate_ratio(5, 5, 0, 5)[1]
+
+
+def test_the_interval_of_a_ratio_holds_what_it_promises():
+    draw = random.Random(7)
+    held = 0
+    for _ in range(1000):
+        near = sum(draw.random() < 0.2 for _ in range(200))
+        others = sum(draw.random() < 0.1 for _ in range(300))
+        _, low, high = rate_ratio(near, 200, others, 300)
+        held += low <= 2 <= high
+    assert 0.925 <= held / 1000 <= 0.975
+
+
+def test_a_skew_is_named_with_its_sources():
+    pairs = [("novels", "she was in the kitchen"), ("novels", "he was at sea")] * 40
+    pairs += [("news", "she spoke . he spoke")] * 9
+    skews = _counted(pairs).summary()["skews"]
+    assert [(row["group"], row["near"]) for row in skews] == [("women", "family")]
+    assert skews[0]["sources"] == {"novels": 40} and skews[0]["low"] > 1
+    even = [("a", "she was in the kitchen"), ("a", "he was in the kitchen")] * 40
+    assert _counted(even).summary()["skews"] == []
+    assert _counted(pairs[:8]).summary()["skews"] == []
+
+
+def test_the_lists_that_ship_can_all_be_counted():
+    for name in (*SHIPPED_GROUPS, "attributes"):
+        for group, words in read_lexicon(name).items():
+            assert words and len(set(words)) == len(words), group
+    for name in SHIPPED_GROUPS:
+        words = [word for group in read_lexicon(name).values() for word in group]
+        assert len(set(words)) == len(words), name
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"cat\n[pets]\n", "before the first group"),
+        (b"[pets]\ncat well-known\n", "'well-known' is not one word"),
+        (b"[pets\ncat\n", "before the first group"),
+        (b"[pets]\n[wild]\nwolf\n", "'pets' has no words"),
+        (b"# nothing\n", "names no group"),
+        (b"[pets]\n\xff\n", "cannot be read"),
+    ],
+)
+def test_a_list_that_would_count_nothing_is_refused(tmp_path, text, message):
+    (tmp_path / "own.txt").write_bytes(text)
+    with pytest.raises(DataError, match=message):
+        read_lexicon(str(tmp_path / "own.txt"))
+
+
+def test_lists_of_ones_own(tmp_path):
+    own, same = tmp_path / "pets.txt", tmp_path / "other" / "pets.txt"
+    same.parent.mkdir()
+    for path in (own, same):
+        path.write_text("\ufeff  # mine\n[cats]\nCat cats\n[dogs]\ndog dogs\n")
+    counter = _counted([("a", "A cat is good")], BiasConfig(groups=(str(own),)))
+    assert counter.mentions == {("a", "pets", "cats"): 1}
+    with pytest.raises(DataError, match="two lists are called 'pets'"):
+        _counted([("a", "x")], BiasConfig(groups=(str(own), str(same))))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_lexicon(str(tmp_path / "none.txt"))
+    with pytest.raises(ValueError, match="cannot be added"):
+        Counter().merge(counter)
+    with pytest.raises(ValueError, match="window_words"):
+        BiasConfig(window_words=0)
+
+
+@pytest.mark.parametrize("letters", ["", "é"])
+def test_speed(letters):
+    draw = random.Random(3)
+    # One word in fifteen is on a list, which is about what novels have.
+    plain = ["river", "hill", "town", "mill", "walks", "slowly", "past"] * 30
+    text = letters + " ".join(draw.choices([*WORDS, *plain], k=200_000))
+    best = math.inf
+    for _ in range(3):
+        start = time.process_time()
+        Counter().add(text, "a")
+        best = min(best, time.process_time() - start)
+    assert len(text.encode()) / best >= 10e6

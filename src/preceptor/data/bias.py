@@ -2,7 +2,6 @@
 
 import math
 import re
-from bisect import bisect_left
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Mapping
@@ -142,23 +141,15 @@ class Counter:
         words = _split(text)
         self.words[collection] += len(words)
         listed = [(place, word) for place, word in enumerate(words) if word in terms.words]
-        mentions = [(place, groups) for place, word in listed if (groups := terms.groups.get(word))]
-        if not mentions:
-            return
-        places: dict[str, list[int]] = defaultdict(list)
-        for place, word in listed:
-            for attribute in terms.attributes.get(word, ()):
-                places[attribute].append(place)
-        window = self.config.window_words
+        found = _near(listed, terms, self.config.window_words)
         seen = set()
-        for place, groups in mentions:
-            near = [attribute for attribute, at in places.items() if _is_near(at, place, window)]
+        for (groups, near), number in found.items():
             for kind, group in groups:
                 key = (collection, kind, group)
                 seen.add(key)
-                self.mentions[key] += 1
+                self.mentions[key] += number
                 for attribute in near:
-                    self.near[(*key, attribute)] += 1
+                    self.near[(*key, attribute)] += number
         self.documents.update(seen)
 
     def merge(self, other: "Counter") -> None:
@@ -262,10 +253,22 @@ def _split(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def _is_near(places: list[int], place: int, window: int) -> bool:
-    """Whether one of the places, which are sorted, is within the window and not the place itself."""
-    first = bisect_left(places, place - window)
-    return any(at != place for at in places[first : first + 2] if at <= place + window)
+def _near(listed: list[tuple[int, str]], terms: _Terms, window: int) -> Tally[tuple[Any, frozenset[str]]]:
+    """For all groups that words speak of and all attributes within the window of a mention, how often that is so."""
+    at = [(place, names) for place, word in listed if (names := terms.attributes.get(word))]
+    found: Tally[tuple[Any, frozenset[str]]] = Tally()
+    first = last = 0
+    for place, word in listed:
+        if not (groups := terms.groups.get(word)):
+            continue
+        while first < len(at) and at[first][0] < place - window:
+            first += 1
+        while last < len(at) and at[last][0] <= place + window:
+            last += 1
+        # What a word is called does not stand near it.
+        near = frozenset([name for other, names in at[first:last] if other != place for name in names])
+        found[groups, near] += 1
+    return found
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -275,7 +278,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     share, square = successes / trials, _Z * _Z / trials
     middle = (share + square / 2) / (1 + square)
     half = _Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, middle - half) if successes else 0.0, min(1.0, middle + half) if successes < trials else 1.0
 
 
 def rate_ratio(near: int, mentions: int, other_near: int, other_mentions: int) -> tuple[float, float, float] | None:
