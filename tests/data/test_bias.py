@@ -15,20 +15,6 @@ from preceptor.data.bias import SHIPPED_GROUPS, BiasConfig, Counter, _split, rat
 from preceptor.data.words import WORD
 
 WORDS = ["she", "he", "him", "daughter", "career", "kitchen", "science", "the", "of", "muslim", "church", "old"]
-    "she",
-    "he",
-    "him",
-    "daughter",
-    "career",
-    "kitchen",
-    "science",
-    "the",
-    "of",
-    "muslim",
-    "church",
-    "old",
-    "child",
-]
 WORDS += ["child", "good", "bad"]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join)
 

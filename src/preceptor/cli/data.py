@@ -20,6 +20,12 @@ Examples
 """
 
 
+_COUNTS = (
+    *("documents_in", "documents_kept", "documents_dropped", "drops_by_rule", "bytes_in", "bytes_kept", "edits"),
+    *("redactions", "licences", "consents", "languages", "sources", "collections", "train", "validation", "warnings"),
+)
+
+
 @click.group(cls=StageGroup, epilog=_EPILOG)
 def data() -> None:
     """Make a corpus and account for it: `data [RECIPE] [KEY=VALUE]...` makes it, the commands below look into it."""
@@ -30,13 +36,15 @@ def data() -> None:
 def make(words: tuple[str, ...], out: Path) -> None:
     """Read, clean and de-duplicate documents into a corpus, and say what became of each.
 
-    Prints the datasheet as JSON; the same as a page for people is datasheet.html in the folder that is named at the
-    end. A run that was stopped or killed goes on with the same command.
+    Prints the counts of the datasheet as JSON. The whole of it, with histograms and samples of what was dropped, is
+    datasheet.json, and for people datasheet.html, in the folder that is named at the end. A run that was stopped or
+    killed goes on with the same command.
     """
     with open_pipeline(words, out) as pipeline:
         corpus = pipeline.corpus()
-        click.echo(corpus.file("datasheet.json").read_text(encoding="utf-8").strip())
-        click.echo(f"in {corpus.path}", err=True)
+        datasheet = json.loads(corpus.file("datasheet.json").read_text(encoding="utf-8"))
+        click.echo(json.dumps({key: datasheet[key] for key in _COUNTS}, indent=2))
+        click.echo(f"read {corpus.path / 'datasheet.html'}", err=True)
 
 
 def _newest_corpus(out: Path) -> "Corpus":
