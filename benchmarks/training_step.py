@@ -47,7 +47,7 @@ def ours(steps: int) -> dict[str, float]:
             return collate_rows(self.plan, rows, self.tokens, 0)
 
         def loss(self, model: Any, batch: Batch) -> LossSum:
-            return LossSum(*model.loss_sum(batch.tokens_BT, batch.labels_BT, batch.positions_BT, batch.segments_BT))
+            return LossSum(*model.loss_sum(batch.inputs, batch.labels_BT))
 
     keep_freed_memory()
     config = DecoderConfig(
@@ -63,8 +63,9 @@ def ours(steps: int) -> dict[str, float]:
         positions="learned",
         gated=False,
         hidden_act="gelu_new",
-        qk_norm=False,
-        bias=True,
+        qk_norm="none",
+        attention_bias="all",
+        mlp_bias=True,
         zero_init_outputs=False,
         norm_eps=1e-5,
     )

@@ -11,6 +11,7 @@ from preceptor.adapters.low_rank import LowRankConfig, LowRankLinear, attach, lo
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.decoder import Decoder, DecoderConfig, build
 from preceptor.models.interchange import load_model, save_model
+from preceptor.nn.inputs import Inputs
 
 CONFIG = DecoderConfig(
     vocab_size=61,
@@ -56,7 +57,7 @@ def test_an_adapter_starts_at_nothing_and_only_it_trains():
     before = model.logits(tokens())
     attach(model, LORA)
     torch.testing.assert_close(model.logits(tokens()), before, rtol=0, atol=0)
-    model.loss_sum(tokens()[:, :-1], tokens()[:, 1:], None, None)[0].backward()
+    model.loss_sum(Inputs(tokens()[:, :-1]), tokens()[:, 1:])[0].backward()
     assert {name.rsplit(".", 1)[1] for name, p in model.named_parameters() if p.grad is not None} == {
         "lora_A",
         "lora_B",

@@ -9,6 +9,7 @@ import torch
 from preceptor.evaluate.memorisation import CONTINUATION_TOKENS, PREFIX_TOKENS, loss_gap, recitation_gap, recite
 from preceptor.evaluate.perplexity import DocumentLosses, document_losses, sample_documents
 from preceptor.models.decoder import DecoderConfig, build
+from preceptor.nn.inputs import Inputs
 
 END_OF_TEXT = 0
 LONG = PREFIX_TOKENS + CONTINUATION_TOKENS
@@ -107,7 +108,7 @@ def test_a_model_trained_too_long_on_too_little_shows_both_gaps(stream_of):
     tokens_BT = torch.cat([torch.zeros(12, 1, dtype=torch.int64), labels_BT[:, :-1]], 1)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.0)
     for _ in range(120):
-        loss, _, count = model.loss_sum(tokens_BT, labels_BT, None, None)
+        loss, _, count = model.loss_sum(Inputs(tokens_BT), labels_BT)
         (loss / count).backward()
         optimizer.step()
         optimizer.zero_grad()

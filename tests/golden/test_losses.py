@@ -37,8 +37,9 @@ GPT2 = SHAPE | {
     "positions": "learned",
     "gated": False,
     "hidden_act": "gelu_new",
-    "qk_norm": False,
-    "bias": True,
+    "qk_norm": "none",
+    "attention_bias": "all",
+    "mlp_bias": True,
     "num_key_value_heads": 2,
     "zero_init_outputs": False,
 }

@@ -8,6 +8,7 @@ import torch
 from preceptor.core.errors import ArtifactError
 from preceptor.models.decoder import DecoderConfig, build
 from preceptor.models.interchange import load_model, save_model
+from preceptor.nn.inputs import Inputs
 
 CONFIG = DecoderConfig(
     vocab_size=50,
@@ -30,10 +31,10 @@ def test_changing_one_packed_document_leaves_the_other_bit_identical(positions):
     first = torch.randint(0, 50, (1, 24), generator=torch.Generator().manual_seed(0))
     second = first.clone()
     second[0, :9] = (first[0, :9] + 7) % 50
-    before, after = (model(ids, places, segments) for ids in (first, second))
+    before, after = (model(Inputs(ids, places, segments)) for ids in (first, second))
     assert torch.equal(before[0, 9:], after[0, 9:])
     assert not torch.equal(before[0, :9], after[0, :9])
-    alone = model(first[:, 9:21])
+    alone = model(Inputs(first[:, 9:21]))
     torch.testing.assert_close(before[0, 9:21], alone[0], rtol=1e-5, atol=1e-6)
 
 
@@ -42,14 +43,14 @@ def test_the_future_does_not_reach_the_past():
     first = torch.randint(0, 50, (1, 20), generator=torch.Generator().manual_seed(0))
     second = first.clone()
     second[0, 12:] = (first[0, 12:] + 1) % 50
-    assert torch.equal(model(first)[0, :12], model(second)[0, :12])
+    assert torch.equal(model(Inputs(first))[0, :12], model(Inputs(second))[0, :12])
 
 
 def test_zero_outputs_start_every_block_as_the_identity():
     config = DecoderConfig(**{**{f: getattr(CONFIG, f) for f in CONFIG.__slots__}, "zero_init_outputs": True})
     model = build(config)
     ids = torch.arange(10).unsqueeze(0)
-    torch.testing.assert_close(model.hidden(ids), model.model.norm(model.model.embed_tokens(ids)))
+    torch.testing.assert_close(model.hidden(Inputs(ids)), model.model.norm(model.model.embed_tokens(ids)))
 
 
 @pytest.mark.parametrize(

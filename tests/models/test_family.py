@@ -9,7 +9,7 @@ from preceptor.models.decoder import FAMILY, DecoderConfig
 
 def test_the_sharding_table_names_every_matrix_once():
     with torch.device("meta"):
-        model = FAMILY.build.__globals__["Decoder"](DecoderConfig(vocab_size=64, tie_word_embeddings=False))
+        model = FAMILY.module(DecoderConfig(vocab_size=64, tie_word_embeddings=False))
     patterns = {pattern: re.compile(pattern.replace(".*", r"\..+") + "$") for pattern in FAMILY.sharding}
     for name, parameter in model.named_parameters():
         matching = [pattern for pattern, regex in patterns.items() if regex.match(name)]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from preceptor.models.decoder import Decoder, DecoderConfig, build
 from preceptor.models.interchange import load_model, save_model
+from preceptor.nn.inputs import Inputs
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 SMALL = {
@@ -27,17 +28,18 @@ GPT2 = {
     "norm": "layernorm",
     "positions": "learned",
     "gated": False,
-    "bias": True,
+    "attention_bias": "all",
+    "mlp_bias": True,
     "hidden_act": "gelu_new",
     "num_key_value_heads": 4,
     "norm_eps": 1e-5,
 }
 SHAPES = {
-    "llama": DecoderConfig(**SMALL, qk_norm=False),
-    "llama-untied": DecoderConfig(**SMALL, qk_norm=False, tie_word_embeddings=False),
-    "qwen3": DecoderConfig(**SMALL, qk_norm=True),
-    "qwen3-relu2": DecoderConfig(**SMALL, qk_norm=True, hidden_act="relu2"),
-    "gpt2": DecoderConfig(**{**SMALL, **GPT2}, qk_norm=False),
+    "llama": DecoderConfig(**SMALL, qk_norm="none"),
+    "llama-untied": DecoderConfig(**SMALL, qk_norm="none", tie_word_embeddings=False),
+    "qwen3": DecoderConfig(**SMALL, qk_norm="head"),
+    "qwen3-relu2": DecoderConfig(**SMALL, qk_norm="head", hidden_act="relu2"),
+    "gpt2": DecoderConfig(**{**SMALL, **GPT2}, qk_norm="none"),
 }
 
 
@@ -89,7 +91,7 @@ def test_loss_and_gradients_are_those_of_transformers(pair):
     ids = tokens()
     labels = torch.cat((ids[:, 1:], torch.full((3, 1), -100)), dim=1)
     labels[0, :5] = -100
-    loss, _, count = ours.loss_sum(ids, labels, None, None)
+    loss, _, count = ours.loss_sum(Inputs(ids), labels)
     ours.zero_grad()
     (loss / count).backward()
     theirs.zero_grad()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from preceptor.nn.inputs import Inputs
 from preceptor.objectives.batch import Batch, Batches
 from preceptor.objectives.noise import InputNoise, InputNoiseConfig
 
@@ -14,7 +15,7 @@ class Rows:
 
     def collate(self, rows):
         tokens = torch.full((len(rows), 512), 7)
-        return Batch(tokens, tokens + 1, tokens + 2, tokens + 3)
+        return Batch(Inputs(tokens, tokens + 2, tokens + 3), tokens + 1)
 
 
 def batches(rows_per_microbatch=4, config=CONFIG, seed=3):
@@ -26,7 +27,8 @@ def test_shares_hold_and_only_inputs_change():
     assert abs((tokens == 0).float().mean() - 0.1) < 0.02
     assert abs(((tokens != 7) & (tokens != 0)).float().mean() - 0.2) < 0.02
     for batch in batches().at(5):
-        assert (batch.labels_BT == 8).all() and (batch.positions_BT == 9).all() and (batch.segments_BT == 10).all()
+        assert (batch.labels_BT == 8).all()
+        assert (batch.inputs.positions_BT == 9).all() and (batch.inputs.segments_BT == 10).all()
 
 
 def test_noise_follows_from_seed_and_step_and_not_from_micro_batches():

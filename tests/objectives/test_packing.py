@@ -35,21 +35,21 @@ def test_each_token_follows_its_own_predecessor_within_its_own_segment(lengths, 
     tokens, offsets = stream(lengths)
     plan = plan_rows(offsets, row_length)
     batch = collate_rows(plan, range(plan.num_rows), tokens, 0)
-    real = batch.segments_BT != PADDING_SEGMENT
+    real = batch.inputs.segments_BT != PADDING_SEGMENT
     assert torch.equal(real, batch.labels_BT != IGNORED)
     for row in range(real.shape[0]):
         for place in range(int(real[row].sum())):
             before, label = int(batch.tokens_BT[row, place]), int(batch.labels_BT[row, place])
-            position = int(batch.positions_BT[row, place])
+            position = int(batch.inputs.positions_BT[row, place])
             if label > 0 and label % 100 > 0:
                 assert before == label - 1
             if label > 0 and label % 100 == 0:
                 assert before == 0 and position == 0
             if position:
-                assert batch.segments_BT[row, place] == batch.segments_BT[row, place - 1]
-                assert position == int(batch.positions_BT[row, place - 1]) + 1
+                assert batch.inputs.segments_BT[row, place] == batch.inputs.segments_BT[row, place - 1]
+                assert position == int(batch.inputs.positions_BT[row, place - 1]) + 1
             elif place:
-                assert batch.segments_BT[row, place] != batch.segments_BT[row, place - 1]
+                assert batch.inputs.segments_BT[row, place] != batch.inputs.segments_BT[row, place - 1]
 
 
 def test_long_and_short_documents_fill_rows_without_padding_where_they_can():

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from preceptor.core.progress import Progress
-from preceptor.models.decoder import Decoder
+from preceptor.models.language_model import LanguageModel
+from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
 from preceptor.tokenizer.stream import TokenStream
 
@@ -55,7 +56,7 @@ def windows(length: int, context: int, document: int = 0, row: int = 0) -> list[
 
 
 def document_losses(
-    model: Decoder,
+    model: LanguageModel,
     stream: TokenStream,
     end_of_text_id: int,
     context: int,
@@ -76,7 +77,7 @@ def document_losses(
 
 
 def _document_losses(
-    model: Decoder, stream: TokenStream, end_of_text_id: int, context: int, documents: Sequence[int]
+    model: LanguageModel, stream: TokenStream, end_of_text_id: int, context: int, documents: Sequence[int]
 ) -> DocumentLosses:
     spans = [
         window
@@ -111,7 +112,7 @@ def sample_documents(stream: TokenStream, num_tokens: int, seed: int) -> list[in
 
 
 def _score(
-    model: Decoder, batch: list[_Window], stream: TokenStream, end_of_text_id: int
+    model: LanguageModel, batch: list[_Window], stream: TokenStream, end_of_text_id: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     width = max(window.end - window.start for window in batch)
     inputs = np.full((len(batch), width), end_of_text_id, np.int64)
@@ -125,5 +126,5 @@ def _score(
         labels[row, window.first - window.start : length] = document[window.first : window.end]
     device = model.output_weight_VD.device
     labels_BT = torch.from_numpy(labels).to(device)
-    losses_BT, hits_BT = model.losses_and_hits(torch.from_numpy(inputs).to(device), labels_BT)
+    losses_BT, hits_BT = model.losses_and_hits(Inputs(torch.from_numpy(inputs).to(device)), labels_BT)
     return losses_BT, hits_BT, labels_BT != IGNORED

@@ -1,19 +1,25 @@
-"""The decoder family: one module whose configuration spans GPT-2's shape and Llama's."""
+"""The decoder family: one module whose configuration spans GPT-2, GPT-NeoX, Llama, Qwen, Gemma and OLMo."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from preceptor.models.family import ModelFamily
-from preceptor.nn.attention import KeyValueCache, attend
+from preceptor.models.language_model import LanguageModel
+from preceptor.nn.attention import Attention, AttentionShape, KeyValueCache
+from preceptor.nn.inputs import Inputs
 from preceptor.nn.layers import FeedForward, RMSNorm
-from preceptor.nn.losses import cross_entropy_sum, token_losses
-from preceptor.nn.masks import AttentionPattern, cache_mask
-from preceptor.nn.positions import RotaryEmbedding, rotate
+from preceptor.nn.masks import cache_mask, self_attention_mask
+from preceptor.nn.positions import RopeScaling, RotaryEmbedding
+
+_NOT_NEGATIVE = (
+    *("vocab_size", "attention_scale", "attention_softcap", "logit_softcap", "sliding_window"),
+    *("full_attention_every", "rope_theta_local"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,18 +46,44 @@ class DecoderConfig:
     """Longest context in tokens."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
+    rope_scaling: RopeScaling = field(default_factory=RopeScaling)
+    """How the rotary frequencies are slowed for long contexts."""
+    rotary_fraction: float = 1.0
+    """The share of a head's dimensions that is turned."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    """Which normalisation stands before each layer."""
+    """Which normalisation is used."""
+    norm_placement: Literal["before", "after", "both"] = "before"
+    """Whether a layer's input, its output (before it is added) or both are normalised."""
+    norm_offset: bool = False
+    """Whether the gain of an RMS norm is one more than its weight."""
+    parallel_residual: bool = False
+    """Whether attention and feed-forward read the same input, and are added together."""
     positions: Literal["rotary", "learned"] = "rotary"
     """How a token knows where it stands."""
     gated: bool = True
     """Whether the feed-forward layer has a gate (SwiGLU)."""
-    hidden_act: Literal["silu", "relu2", "gelu", "gelu_new"] = "silu"
+    hidden_act: Literal["silu", "relu", "relu2", "gelu", "gelu_new", "gelu_pytorch_tanh"] = "silu"
     """Activation of the feed-forward layer."""
-    qk_norm: bool = True
-    """Whether queries and keys are normalised per head."""
-    bias: bool = False
-    """Whether linear layers have biases."""
+    qk_norm: Literal["none", "head", "width"] = "head"
+    """Whether queries and keys are normalised: each head by itself, or all heads of a token together."""
+    attention_bias: Literal["none", "qkv", "all"] = "none"
+    """Which linear layers of attention have biases."""
+    mlp_bias: bool = False
+    """Whether the linear layers of the feed-forward layer have biases."""
+    attention_scale: float = 0.0
+    """What attention scores are multiplied by; 0 is one over the root of head_dim."""
+    attention_softcap: float = 0.0
+    """Attention scores are kept within plus and minus this, softly; 0 leaves them alone."""
+    logit_softcap: float = 0.0
+    """The same for the logits."""
+    sliding_window: int = 0
+    """How many places back a token sees, itself included; 0 is all."""
+    full_attention_every: int = 0
+    """Every so many layers one sees all, window or not; 0: the window is for all layers."""
+    rope_theta_local: float = 0.0
+    """The rotary base of layers with a window; 0: the same as everywhere."""
+    scale_embedding: bool = False
+    """Whether the embedding is multiplied by the root of hidden_size."""
     tie_word_embeddings: bool = True
     """Whether the output layer shares the embedding's weights."""
     norm_eps: float = 1e-6
@@ -68,91 +100,104 @@ class DecoderConfig:
         for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_key_value_heads ({self.num_key_value_heads}) must divide "
                 f"num_attention_heads ({self.num_attention_heads})"
             )
-        if self.positions == "rotary" and self.head_dim % 2:
-            raise ValueError(f"head_dim must be even for rotary positions, got {self.head_dim}")
+        if self.positions == "rotary" and (self.rotary_dim < 2 or self.rotary_dim % 2):
+            raise ValueError(
+                f"head_dim * rotary_fraction must be even for rotary positions, got {self.head_dim} * "
+                f"{self.rotary_fraction}"
+            )
+        if self.parallel_residual and self.norm_placement != "before":
+            raise ValueError('parallel_residual needs norm_placement = "before"')
         if self.max_position_embeddings < 2:
             raise ValueError(f"max_position_embeddings must be at least 2, got {self.max_position_embeddings}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.vocab_size < 0:
-            raise ValueError(f"vocab_size must not be negative, got {self.vocab_size}")
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many dimensions of a head are turned."""
+        return int(self.head_dim * self.rotary_fraction)
+
+    def window_of(self, layer: int) -> int:
+        """The window of a layer; 0 where it sees all."""
+        every = self.full_attention_every
+        return 0 if every and (layer + 1) % every == 0 else self.sliding_window
 
 
-def _norm(config: DecoderConfig, size: int) -> nn.Module:
+def _norm(config: DecoderConfig) -> nn.Module:
     if config.norm == "rmsnorm":
-        return RMSNorm(size, config.norm_eps)
-    return nn.LayerNorm(size, config.norm_eps)
-
-
-class Attention(nn.Module):
-    """Self-attention with grouped queries, optional rotary positions and optional norms on queries and keys."""
-
-    def __init__(self, config: DecoderConfig, layer: int) -> None:
-        super().__init__()
-        self.config, self.layer = config, layer
-        width, kv_width = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-        self.q_proj = nn.Linear(config.hidden_size, width, bias=config.bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.bias)
-        self.o_proj = nn.Linear(width, config.hidden_size, bias=config.bias)
-        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
-
-    def forward(
-        self,
-        x_BTD: Tensor,
-        rotation: tuple[Tensor, Tensor] | None,
-        mask_BTS: Tensor | None,
-        cache: KeyValueCache | None = None,
-        num_keys: int = 0,
-    ) -> Tensor:
-        """What attention adds to the residual stream, of shape B T D."""
-        config = self.config
-        heads = (*x_BTD.shape[:2], -1, config.head_dim)
-        queries_BTNH = self.q_proj(x_BTD).view(heads)
-        keys_BTKH = self.k_proj(x_BTD).view(heads)
-        values_BTKH = self.v_proj(x_BTD).view(heads)
-        if self.q_norm is not None and self.k_norm is not None:
-            queries_BTNH, keys_BTKH = self.q_norm(queries_BTNH), self.k_norm(keys_BTKH)
-        if rotation is not None:
-            queries_BTNH, keys_BTKH = rotate(queries_BTNH, rotation), rotate(keys_BTKH, rotation)
-        if cache is not None:
-            keys_BTKH, values_BTKH = cache.extend(self.layer, keys_BTKH, values_BTKH, num_keys)
-        dropout = config.dropout if self.training else 0.0
-        gathered_BTNH = attend(queries_BTNH, keys_BTKH, values_BTKH, mask_BTS, dropout=dropout)
-        return self.o_proj(gathered_BTNH.reshape(*x_BTD.shape[:2], -1))  # type: ignore[no-any-return]
+        return RMSNorm(config.hidden_size, config.norm_eps, offset=config.norm_offset)
+    return nn.LayerNorm(config.hidden_size, config.norm_eps)
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each normalised before and added to the residual stream."""
+    """Attention and feed-forward, each normalised before, after or both, and added to the residual stream."""
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = _norm(config, config.hidden_size)
-        self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = _norm(config, config.hidden_size)
-        self.mlp = FeedForward(
-            config.hidden_size, config.intermediate_size, config.hidden_act, gated=config.gated, bias=config.bias
+        before, after = config.norm_placement != "after", config.norm_placement != "before"
+        self.parallel = config.parallel_residual
+        self.window = config.window_of(layer)
+        self.input_layernorm = _norm(config) if before else None
+        self.self_attn = Attention(
+            AttentionShape(
+                hidden_size=config.hidden_size,
+                num_attention_heads=config.num_attention_heads,
+                num_key_value_heads=config.num_key_value_heads,
+                head_dim=config.head_dim,
+                bias=config.attention_bias != "none",
+                output_bias=config.attention_bias == "all",
+                qk_norm=config.qk_norm,
+                norm_eps=config.norm_eps,
+                norm_offset=config.norm_offset,
+                scale=config.attention_scale,
+                softcap=config.attention_softcap,
+                dropout=config.dropout,
+            ),
+            layer,
         )
+        self.attention_output_layernorm = _norm(config) if after else None
+        self.post_attention_layernorm = _norm(config) if before else None
+        self.mlp = FeedForward(
+            config.hidden_size, config.intermediate_size, config.hidden_act, gated=config.gated, bias=config.mlp_bias
+        )
+        self.mlp_output_layernorm = _norm(config) if after else None
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        rotation: tuple[Tensor, Tensor] | None,
-        mask_BTS: Tensor | None,
-        cache: KeyValueCache | None = None,
-        num_keys: int = 0,
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, context: "_Context") -> Tensor:
         """The residual stream after this block, of shape B T D."""
-        attended_BTD = self.self_attn(self.input_layernorm(x_BTD), rotation, mask_BTS, cache, num_keys)
-        x_BTD = x_BTD + self.dropout(attended_BTD)
-        return x_BTD + self.dropout(self.mlp(self.post_attention_layernorm(x_BTD)))  # type: ignore[no-any-return]
+        attended_BTD = self.self_attn(
+            _applied(self.input_layernorm, x_BTD),
+            context.masks[self.window],
+            causal=True,
+            rotation=context.rotations.get(self.window),
+            cache=context.cache,
+            num_keys=context.num_keys,
+        )
+        middle_BTD = x_BTD + self.dropout(_applied(self.attention_output_layernorm, attended_BTD))
+        read_BTD = x_BTD if self.parallel else middle_BTD
+        fed_BTD = self.mlp(_applied(self.post_attention_layernorm, read_BTD))
+        return middle_BTD + self.dropout(_applied(self.mlp_output_layernorm, fed_BTD))  # type: ignore[no-any-return]
+
+
+def _applied(norm: nn.Module | None, x_BTD: Tensor) -> Tensor:
+    return x_BTD if norm is None else norm(x_BTD)
+
+
+class _Context(NamedTuple):
+    """What all layers of one pass share: by window the mask, and the rotation by position; and the cache."""
+
+    masks: dict[int, Tensor | None]
+    rotations: dict[int, tuple[Tensor, Tensor]]
+    cache: KeyValueCache | None = None
+    num_keys: int = 0
 
 
 class Backbone(nn.Module):
@@ -160,32 +205,50 @@ class Backbone(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
+        self.config = config
+        self.windows = sorted({config.window_of(layer) for layer in range(config.num_hidden_layers)})
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.positions == "learned"
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
-        self.rotary = (
-            None if learned else RotaryEmbedding(config.head_dim, config.max_position_embeddings, config.rope_theta)
-        )
+        self.rotary = None if learned else self._rotary(config.rope_theta, config.rope_scaling)
+        local = config.rope_theta_local if not learned and any(self.windows) else 0.0
+        self.rotary_local = self._rotary(local, RopeScaling()) if local else None
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = _norm(config, config.hidden_size)
+        self.norm = _norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
+    def _rotary(self, theta: float, scaling: RopeScaling) -> RotaryEmbedding:
+        return RotaryEmbedding(self.config.rotary_dim, self.config.max_position_embeddings, theta, scaling)
+
     def forward(
-        self, tokens_BT: Tensor, positions_BT: Tensor, mask_BTS: Tensor | None, cache: KeyValueCache | None = None
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor,
+        masks: dict[int, Tensor | None],
+        cache: KeyValueCache | None = None,
+        num_keys: int = 0,
     ) -> Tensor:
-        """The last residual stream, normalised, of shape B T D."""
+        """The last residual stream, normalised, of shape B T D; ``masks`` holds one for each window."""
         x_BTD = self.embed_tokens(tokens_BT)
+        if self.config.scale_embedding:
+            x_BTD = x_BTD * torch.tensor(self.config.hidden_size**0.5, dtype=x_BTD.dtype, device=x_BTD.device)
         if self.embed_positions is not None:
             x_BTD = x_BTD + self.embed_positions(positions_BT)
-        rotation = None if self.rotary is None else self.rotary(positions_BT)
+        context = _Context(masks, self._rotations(positions_BT), cache, num_keys)
         x_BTD = self.dropout(x_BTD)
-        num_keys = 0 if mask_BTS is None else mask_BTS.shape[-1]
         for layer in self.layers:
-            x_BTD = layer(x_BTD, rotation, mask_BTS, cache, num_keys)
+            x_BTD = layer(x_BTD, context)
         return self.norm(x_BTD)  # type: ignore[no-any-return]
 
+    def _rotations(self, positions_BT: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        if self.rotary is None:
+            return {}
+        everywhere = self.rotary(positions_BT)
+        local = everywhere if self.rotary_local is None else self.rotary_local(positions_BT)
+        return {window: local if window else everywhere for window in self.windows}
 
-class Decoder(nn.Module):
+
+class Decoder(LanguageModel):
     """A decoder language model. Module names are transformers' for Llama, so adapters and exports need no table."""
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -193,66 +256,26 @@ class Decoder(nn.Module):
         if config.vocab_size < 1:
             raise ValueError("vocab_size must be known before a decoder is built")
         self.config = config
+        self.logit_softcap = config.logit_softcap
         self.model = Backbone(config)
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
     def output_weight_VD(self) -> Tensor:
-        """The weights that turn a residual stream into logits."""
+        """The weights that turn a state into scores of the vocabulary."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def hidden(
-        self, tokens_BT: Tensor, positions_BT: Tensor | None = None, segments_BT: Tensor | None = None
-    ) -> Tensor:
+    @property
+    def input_embedding(self) -> nn.Embedding:
+        """The embedding of the vocabulary."""
+        return self.model.embed_tokens
+
+    def hidden(self, inputs: Inputs) -> Tensor:
         """The last normalised residual stream of shape B T D; documents (segments) do not see each other."""
-        num_tokens = tokens_BT.shape[1]
-        if positions_BT is None:
-            positions_BT = torch.arange(num_tokens, device=tokens_BT.device).expand_as(tokens_BT)
-        pattern = AttentionPattern(segments_BT=segments_BT)
-        mask = pattern.additive_mask(num_tokens, self.model.embed_tokens.weight.dtype)
-        return self.model(tokens_BT, positions_BT, mask)  # type: ignore[no-any-return]
-
-    def forward(
-        self, tokens_BT: Tensor, positions_BT: Tensor | None = None, segments_BT: Tensor | None = None
-    ) -> Tensor:
-        """The logits of shape B T V. Training uses ``loss_sum``, which never holds them all."""
-        return F.linear(self.hidden(tokens_BT, positions_BT, segments_BT), self.output_weight_VD)
-
-    @torch.no_grad()
-    def logits(self, tokens_BT: Tensor) -> Tensor:
-        """The logits of shape B T V, without gradients."""
-        return self(tokens_BT)  # type: ignore[no-any-return]
-
-    def loss_sum(
-        self, tokens_BT: Tensor, labels_BT: Tensor, positions_BT: Tensor | None, segments_BT: Tensor | None
-    ) -> tuple[Tensor, Tensor, int]:
-        """Summed loss in nats, number of right predictions, number of supervised tokens; ``labels`` are next tokens."""
-        hidden_BTD = self.hidden(tokens_BT, positions_BT, segments_BT)
-        return cross_entropy_sum(hidden_BTD, self.output_weight_VD, labels_BT)
-
-    @torch.no_grad()
-    def losses(
-        self,
-        tokens_BT: Tensor,
-        labels_BT: Tensor,
-        positions_BT: Tensor | None = None,
-        segments_BT: Tensor | None = None,
-    ) -> Tensor:
-        """The loss of every token in nats, of shape B T; 0 where the label is not supervised."""
-        return self.losses_and_hits(tokens_BT, labels_BT, positions_BT, segments_BT)[0]
-
-    @torch.no_grad()
-    def losses_and_hits(
-        self,
-        tokens_BT: Tensor,
-        labels_BT: Tensor,
-        positions_BT: Tensor | None = None,
-        segments_BT: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of every token in nats and whether it was the likeliest, both of shape B T."""
-        hidden_BTD = self.hidden(tokens_BT, positions_BT, segments_BT)
-        return token_losses(hidden_BTD, self.output_weight_VD, labels_BT)
+        dtype = self.model.embed_tokens.weight.dtype
+        masks = {w: self_attention_mask(inputs, dtype, causal=True, window=w) for w in self.model.windows}
+        return self.model(inputs.tokens_BT, inputs.places(), masks)  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int, max_tokens: int) -> KeyValueCache:
         """An empty cache for a batch of rows that may grow to ``max_tokens`` each."""
@@ -280,11 +303,14 @@ class Decoder(nn.Module):
         num_keys = int(starts_B.max()) + tokens_BT.shape[1]
         if num_keys > min(cache.max_tokens, self.config.max_position_embeddings):
             raise ValueError(f"{num_keys} tokens do not fit into a context of {cache.max_tokens}")
-        mask = cache_mask(starts_B, tokens_BT.shape[1], num_keys, self.model.embed_tokens.weight.dtype)
-        hidden_BTD = self.model(tokens_BT, positions_BT, mask, cache)
+        dtype = self.model.embed_tokens.weight.dtype
+        masks: dict[int, Tensor | None] = {
+            window: cache_mask(starts_B, tokens_BT.shape[1], num_keys, dtype, window) for window in self.model.windows
+        }
+        hidden_BTD = self.model(tokens_BT, positions_BT, masks, cache, num_keys)
         cache.lengths_B = starts_B + lengths_B
         last_BD = hidden_BTD[torch.arange(tokens_BT.shape[0], device=tokens_BT.device), lengths_B - 1]
-        return F.linear(last_BD, self.output_weight_VD)
+        return self.score(last_BD)
 
 
 @torch.no_grad()
@@ -296,7 +322,8 @@ def initialise(model: Decoder, generator: torch.Generator) -> None:
     config = model.config
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
-            parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+            is_gain = name.endswith("norm.weight") and not config.norm_offset
+            parameter.fill_(1.0 if is_gain else 0.0)
         elif name.endswith(("o_proj.weight", "down_proj.weight")) and config.zero_init_outputs:
             parameter.zero_()
         else:
@@ -312,10 +339,20 @@ def build(config: DecoderConfig, generator: torch.Generator | None = None) -> De
     return model
 
 
+def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Heads fill the residual stream, each has its own keys, and the feed-forward layer is four times as wide."""
+    heads, width = values.get("num_attention_heads"), values.get("hidden_size")
+    if not heads or not width:
+        return {}
+    return {"head_dim": width // heads, "num_key_value_heads": heads, "intermediate_size": 4 * width}
+
+
 FAMILY = ModelFamily(
     name="decoder",
     config=DecoderConfig,
+    module=Decoder,
     build=build,
+    defaults=_defaults,
     sharding={
         "model.embed_tokens.weight": "vocabulary",
         "lm_head.weight": "vocabulary",

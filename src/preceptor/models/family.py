@@ -4,7 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from preceptor.models.language_model import LanguageModel
+
+
+def _no_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,5 +21,10 @@ class ModelFamily:
 
     name: str
     config: type[Any]
-    build: Callable[[Any], nn.Module]
+    module: Callable[[Any], LanguageModel]
+    """The module of a configuration; its weights are whatever its layers start with."""
+    build: Callable[..., LanguageModel]
+    """The module of a configuration with starting weights drawn from a generator."""
     sharding: Mapping[str, str]
+    defaults: Callable[[Mapping[str, Any]], dict[str, Any]] = _no_defaults
+    """Fields that follow from others where a config.json leaves them out."""

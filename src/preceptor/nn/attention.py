@@ -1,8 +1,16 @@
 """Attention, once, for every pattern; and the cache of keys and values that generation reads."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from preceptor.nn.layers import RMSNorm
+from preceptor.nn.positions import rotate
 
 
 class KeyValueCache:
@@ -42,17 +50,105 @@ class KeyValueCache:
         return self.keys_LBSKH[layer][:, :num_keys], self.values_LBSKH[layer][:, :num_keys]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionShape:
+    """What sets one attention layer apart from another."""
+
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    bias: bool = False
+    """Whether queries, keys and values have biases."""
+    output_bias: bool = False
+    qk_norm: Literal["none", "head", "width"] = "none"
+    """Whether queries and keys are normalised: each head by itself, or all heads of a token together."""
+    norm_eps: float = 1e-6
+    norm_offset: bool = False
+    scale: float = 0.0
+    """What the scores are multiplied by; 0 is one over the root of the head's size."""
+    softcap: float = 0.0
+    """Scores are kept within plus and minus this, softly; 0 leaves them alone. Source: Gemma 2 report, section 2."""
+    dropout: float = 0.0
+    """Probability of dropping an attention weight in training."""
+
+
+class Attention(nn.Module):
+    """Attention of a row to itself or, where a source is given, to the source."""
+
+    def __init__(self, shape: AttentionShape, layer: int = 0) -> None:
+        super().__init__()
+        self.shape, self.layer = shape, layer
+        width, kv_width = (n * shape.head_dim for n in (shape.num_attention_heads, shape.num_key_value_heads))
+        self.q_proj = nn.Linear(shape.hidden_size, width, bias=shape.bias)
+        self.k_proj = nn.Linear(shape.hidden_size, kv_width, bias=shape.bias)
+        self.v_proj = nn.Linear(shape.hidden_size, kv_width, bias=shape.bias)
+        self.o_proj = nn.Linear(width, shape.hidden_size, bias=shape.output_bias)
+        self.q_norm = self._norm(width)
+        self.k_norm = self._norm(kv_width)
+
+    def _norm(self, width: int) -> RMSNorm | None:
+        shape = self.shape
+        if shape.qk_norm == "none":
+            return None
+        return RMSNorm(shape.head_dim if shape.qk_norm == "head" else width, shape.norm_eps, offset=shape.norm_offset)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        mask_BNTS: Tensor | None = None,
+        *,
+        causal: bool = False,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        cache: KeyValueCache | None = None,
+        num_keys: int = 0,
+        source_BSD: Tensor | None = None,
+    ) -> Tensor:
+        """What attention adds to the residual stream, of shape B T D."""
+        queries_BTNH = self._heads(self.q_proj(x_BTD), self.q_norm)
+        read_BSD = x_BTD if source_BSD is None else source_BSD
+        keys_BSKH = self._heads(self.k_proj(read_BSD), self.k_norm)
+        values_BSKH = self._heads(self.v_proj(read_BSD), None)
+        if rotation is not None:
+            queries_BTNH, keys_BSKH = rotate(queries_BTNH, rotation), rotate(keys_BSKH, rotation)
+        if cache is not None:
+            keys_BSKH, values_BSKH = cache.extend(self.layer, keys_BSKH, values_BSKH, num_keys)
+        shape = self.shape
+        gathered_BTNH = attend(
+            queries_BTNH,
+            keys_BSKH,
+            values_BSKH,
+            mask_BNTS,
+            causal=causal,
+            dropout=shape.dropout if self.training else 0.0,
+            scale=shape.scale or None,
+            softcap=shape.softcap,
+        )
+        return self.o_proj(gathered_BTNH.reshape(*x_BTD.shape[:2], -1))  # type: ignore[no-any-return]
+
+    def _heads(self, x_BTW: Tensor, norm: RMSNorm | None) -> Tensor:
+        """Queries, keys or values parted into heads, normalised where they are."""
+        if norm is not None and self.shape.qk_norm == "width":
+            x_BTW = norm(x_BTW)
+        x_BTNH = x_BTW.view(*x_BTW.shape[:2], -1, self.shape.head_dim)
+        return norm(x_BTNH) if norm is not None and self.shape.qk_norm == "head" else x_BTNH
+
+
 def attend(
     queries_BTNH: Tensor,
     keys_BSKH: Tensor,
     values_BSKH: Tensor,
-    mask_BTS: Tensor | None,
+    mask_BNTS: Tensor | None = None,
     *,
+    causal: bool = False,
     dropout: float = 0.0,
+    scale: float | None = None,
+    softcap: float = 0.0,
 ) -> Tensor:
-    """What each query gathers from the values, of shape B T N H; causal where no mask is given.
+    """What each query gathers from the values, of shape B T N H; ``causal`` counts where no mask is given.
 
-    Grouped queries: N is a multiple of K, and consecutive query heads share a key/value head.
+    The mask is added to the scores and may carry a bias of position; B and N may be 1. Grouped queries: N is a
+    multiple of K, and consecutive query heads share a key/value head.
 
     Source: Vaswani et al. 2017, eq. 1; Ainslie et al. 2023 for grouped queries.
     """
@@ -60,10 +156,57 @@ def attend(
     queries_BNTH = queries_BTNH.transpose(1, 2)
     keys_BNSH = _per_query_head(keys_BSKH, groups)
     values_BNSH = _per_query_head(values_BSKH, groups)
-    gathered_BNTH = F.scaled_dot_product_attention(
-        queries_BNTH, keys_BNSH, values_BNSH, attn_mask=mask_BTS, dropout_p=dropout, is_causal=mask_BTS is None
-    )
+    if softcap or _recording is not None:
+        weights_BNTS = _weights(queries_BNTH, keys_BNSH, mask_BNTS, causal=causal, scale=scale, softcap=softcap)
+        if _recording is not None:
+            _recording.append(weights_BNTS.detach())
+        gathered_BNTH = F.dropout(weights_BNTS, dropout) @ values_BNSH
+    else:
+        gathered_BNTH = F.scaled_dot_product_attention(
+            queries_BNTH,
+            keys_BNSH,
+            values_BNSH,
+            attn_mask=mask_BNTS,
+            dropout_p=dropout,
+            is_causal=causal and mask_BNTS is None,
+            scale=scale,
+        )
     return gathered_BNTH.transpose(1, 2)
+
+
+def _weights(
+    queries_BNTH: Tensor,
+    keys_BNSH: Tensor,
+    mask_BNTS: Tensor | None,
+    *,
+    causal: bool,
+    scale: float | None,
+    softcap: float,
+) -> Tensor:
+    """The attention weights of shape B N T S, each row of which sums to one."""
+    scores = queries_BNTH @ keys_BNSH.transpose(2, 3) * (queries_BNTH.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask_BNTS is not None:
+        scores = scores + mask_BNTS
+    elif causal:
+        future_TS = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future_TS, float("-inf"))
+    return scores.softmax(dim=-1, dtype=torch.float32).to(queries_BNTH.dtype)
+
+
+_recording: list[Tensor] | None = None
+
+
+@contextmanager
+def recorded_attention() -> Iterator[list[Tensor]]:
+    """A list to which every attention within the context adds its weights, each of shape B N T S, in order of use."""
+    global _recording
+    before, _recording = _recording, []
+    try:
+        yield _recording
+    finally:
+        _recording = before
 
 
 def _per_query_head(x_BSKH: Tensor, groups: int) -> Tensor:

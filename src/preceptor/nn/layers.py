@@ -22,6 +22,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": relu_squared,
     "gelu": F.gelu,
     "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": F.relu,
 }
 """Activation functions by the names that transformers gives them in ``hidden_act``."""
 
@@ -29,17 +31,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class RMSNorm(nn.Module):
     """The input divided by its root mean square over the last dimension, times a learned gain.
 
+    With an offset the gain is one more than the weight, as in Gemma's checkpoints, so that decay pulls it towards one.
+
     Source: Zhang and Sennrich 2019, eq. 4.
     """
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, *, offset: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(size) if offset else torch.ones(size))
+        self.eps, self.offset = eps, offset
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised input, of the same shape."""
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        weight = self.weight + 1.0 if self.offset else self.weight
+        return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
 
 
 class FeedForward(nn.Module):

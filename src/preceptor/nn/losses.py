@@ -54,7 +54,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
 
 
-def cross_entropy_sum(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor, int]:
+def cross_entropy_sum(
+    hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, **_: object
+) -> tuple[Tensor, Tensor, int]:
     """The summed loss in nats, the number of supervised tokens whose likeliest next token is right, and their count.
 
     Only supervised tokens are computed at all.
@@ -67,7 +69,7 @@ def cross_entropy_sum(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor) 
 
 
 @torch.no_grad()
-def token_losses(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+def token_losses(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, **_: object) -> tuple[Tensor, Tensor]:
     """The loss in nats of each token and whether it was the likeliest, both B T; 0 and False where not supervised."""
     losses_BT = torch.zeros(labels_BT.shape, dtype=torch.float32, device=labels_BT.device)
     correct_BT = torch.zeros(labels_BT.shape, dtype=torch.bool, device=labels_BT.device)

@@ -4,39 +4,85 @@ Tensor legend, here and everywhere: B batch, T query positions, S key positions,
 K key/value heads, H head size, V vocabulary, L layers, R adapter rank, P virtual tokens.
 """
 
+import math
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RopeScaling:
+    """How rotary frequencies are slowed down, so that a model reads further than it was trained to."""
+
+    rope_type: Literal["default", "linear", "llama3"] = "default"
+    """default: as they are; linear: all by the factor (Chen et al. 2023); llama3: only the slow ones, with a smooth
+    passage (Llama 3 report, section 3.2)."""
+    factor: float = 1.0
+    """By how much."""
+    low_freq_factor: float = 1.0
+    """llama3: frequencies that turn less often than this in the original context are slowed by the whole factor."""
+    high_freq_factor: float = 4.0
+    """llama3: those that turn more often than this stay."""
+    original_max_position_embeddings: int = 8192
+    """llama3: the context the model was first trained with."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be computed."""
+        if self.factor < 1:
+            raise ValueError(f"factor must be at least 1, got {self.factor}")
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor ({self.high_freq_factor}) must be above low_freq_factor ({self.low_freq_factor})"
+            )
+
+    def apply(self, frequencies: Tensor) -> Tensor:
+        """The slowed frequencies, in radians a position."""
+        if self.rope_type == "default":
+            return frequencies
+        if self.rope_type == "linear":
+            return frequencies / self.factor
+        turns = self.original_max_position_embeddings * frequencies / (2 * math.pi)
+        kept = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
+        return kept * frequencies + (1 - kept) * frequencies / self.factor
 
 
 class RotaryEmbedding(nn.Module):
     """The cosines and sines of every position up to a maximum, kept out of the state dict.
 
-    Source: Su et al. 2021, RoFormer, eq. 34; dimension i is paired with i + H/2 as in Llama's checkpoints.
+    Source: Su et al. 2021, RoFormer, eq. 34; dimension i is paired with i + R/2 as in Llama's checkpoints, R being the
+    dimensions that are turned (all of a head's, unless ``rotary_dim`` says fewer).
     """
 
     cosines_TH: Tensor
     sines_TH: Tensor
 
-    def __init__(self, head_dim: int, max_position_embeddings: int, rope_theta: float) -> None:
+    def __init__(
+        self, rotary_dim: int, max_position_embeddings: int, rope_theta: float, scaling: RopeScaling | None = None
+    ) -> None:
         super().__init__()
-        if head_dim % 2:
-            raise ValueError(f"head_dim must be even for rotary positions, got {head_dim}")
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        angles = torch.outer(torch.arange(max_position_embeddings, dtype=torch.float32), rope_theta**-exponents)
+        if rotary_dim % 2:
+            raise ValueError(f"the size that is turned must be even for rotary positions, got {rotary_dim}")
+        exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
+        frequencies = (scaling or RopeScaling()).apply(rope_theta**-exponents)
+        angles = torch.outer(torch.arange(max_position_embeddings, dtype=torch.float32), frequencies)
         both_halves = torch.cat((angles, angles), dim=-1)
         self.register_buffer("cosines_TH", both_halves.cos(), persistent=False)
         # The sign of the half rotation lives in the table, so that turning a vector needs no negation.
         sines = both_halves.sin()
-        sines[:, : head_dim // 2].neg_()
+        sines[:, : rotary_dim // 2].neg_()
         self.register_buffer("sines_TH", sines, persistent=False)
 
     def forward(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines for each position, both of shape B T 1 H."""
+        """Cosines and signed sines for each position, both of shape B T 1 R."""
         return self.cosines_TH[positions_BT].unsqueeze(2), self.sines_TH[positions_BT].unsqueeze(2)
 
 
 def rotate(x_BTNH: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Query or key vectors turned by their position."""
-    cosines_BT1H, sines_BT1H = rotation
-    half = x_BTNH.shape[-1] // 2
-    return torch.addcmul(x_BTNH * cosines_BT1H, x_BTNH.roll(half, dims=-1), sines_BT1H)
+    """Query or key vectors turned by their position; dimensions beyond those of the rotation stay as they are."""
+    cosines_BT1R, sines_BT1R = rotation
+    turned = cosines_BT1R.shape[-1]
+    if turned == x_BTNH.shape[-1]:
+        return torch.addcmul(x_BTNH * cosines_BT1R, x_BTNH.roll(turned // 2, dims=-1), sines_BT1R)
+    return torch.cat((rotate(x_BTNH[..., :turned], rotation), x_BTNH[..., turned:]), dim=-1)

@@ -10,20 +10,27 @@ from torch import Tensor, nn
 
 from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Mixture
+from preceptor.nn.inputs import Inputs
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Everything a model needs for one forward pass; all of shape B T.
+    """Everything a model needs for one forward pass, and what it should say.
 
-    ``labels_BT[b, t]`` is what should follow ``tokens_BT[b, t]``, or ``IGNORED``. Positions restart with every
-    document, and tokens see only their own segment.
+    ``labels_BT[b, t]`` is what should be said at ``inputs.tokens_BT[b, t]`` (the next token, the masked one, the class
+    of the document that the place speaks for, ...), or ``IGNORED``. Positions restart with every document, and tokens
+    see only their own segment.
     """
 
-    tokens_BT: Tensor
+    inputs: Inputs
     labels_BT: Tensor
-    positions_BT: Tensor
-    segments_BT: Tensor
+    targets: Tensor | None = None
+    """What cannot be said by a number a place: for each supervised place, in reading order, a row of numbers."""
+
+    @property
+    def tokens_BT(self) -> Tensor:
+        """The tokens that are read."""
+        return self.inputs.tokens_BT
 
 
 @dataclass(frozen=True, slots=True)

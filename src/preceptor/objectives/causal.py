@@ -43,7 +43,4 @@ class CausalObjective:
 
 def language_model_loss(model: nn.Module, batch: Batch) -> LossSum:
     """The summed loss of a language model over the supervised labels of a batch."""
-    total, correct, tokens = model.loss_sum(  # type: ignore[operator]
-        batch.tokens_BT, batch.labels_BT, batch.positions_BT, batch.segments_BT
-    )
-    return LossSum(total, correct, tokens)
+    return LossSum(*model.loss_sum(batch.inputs, batch.labels_BT))  # type: ignore[operator]

@@ -43,7 +43,7 @@ class InputNoise:
     def __call__(self, batch: Batch, step: int, first_row: int) -> Batch:
         """The batch with noise on its inputs; labels, positions and segments are untouched."""
         rows = [self._row(row, step, first_row + place) for place, row in enumerate(batch.tokens_BT.numpy())]
-        return replace(batch, tokens_BT=torch.from_numpy(np.stack(rows)))
+        return replace(batch, inputs=batch.inputs._replace(tokens_BT=torch.from_numpy(np.stack(rows))))
 
     def _row(self, tokens: NDArray[np.int64], step: int, row: int) -> NDArray[np.int64]:
         draw = numpy_generator(self.seed, "input-noise", step, row)

@@ -8,6 +8,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batch, to_tensor
 
@@ -131,4 +132,4 @@ def collate_rows(
             segments[line, place:stop] = segment
             place = stop
         positions[line, place:] = counting[: plan.row_length - place]
-    return Batch(*(to_tensor(array) for array in (inputs, labels, positions, segments)))
+    return Batch(Inputs(to_tensor(inputs), to_tensor(positions), to_tensor(segments)), to_tensor(labels))

@@ -8,7 +8,7 @@ from preceptor.adapters.low_rank import load_adapter
 from preceptor.core.artifact import Store
 from preceptor.core.config import decode
 from preceptor.core.errors import ArtifactError, ConfigError
-from preceptor.models.interchange import load_model
+from preceptor.models.interchange import load_decoder
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import RUN_FILE
 from preceptor.serve.chat import Responder
@@ -28,7 +28,7 @@ def load_responder(
     if not out.is_dir():
         raise ArtifactError(f"{out} does not exist", remedy=f"train a model first: `preceptor run --out {out}`")
     checkpoint, adapter = newest_model(Store(out / "artifacts"))
-    model = load_model(checkpoint.path)
+    model = load_decoder(checkpoint.path)
     if with_adapter and adapter is not None:
         load_adapter(model, adapter.path)
     sampling = _sampling(out)

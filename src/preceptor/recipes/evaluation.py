@@ -21,7 +21,7 @@ from preceptor.evaluate.perplexity import DocumentLosses, document_losses, sampl
 from preceptor.evaluate.rulers import InterpolatedNgram, xz_bits_per_byte
 from preceptor.evaluate.tasks import answer_questions, improvement
 from preceptor.models.decoder import Decoder
-from preceptor.models.interchange import load_model
+from preceptor.models.interchange import load_decoder
 from preceptor.recipes.run import Run
 from preceptor.serve.chat import Responder
 from preceptor.serve.generate import SamplingConfig, generate_many
@@ -39,7 +39,7 @@ def evaluate(*, run: Run, parents: Mapping[str, Path], held_out: Sequence[Exampl
     tokenizer = Tokenizer.load(parents["tokenizer"])
     streams = {split: TokenStream.open(parents["tokens"], split, tokenizer) for split in ("train", "validation")}
     corpus = Corpus.load(parents["corpus"])
-    model = load_model(parents["checkpoint"])
+    model = load_decoder(parents["checkpoint"])
     context = run.evaluation.context_length or run.pretraining.context_length
     curve = json.loads((parents["checkpoint"] / "curve.json").read_text(encoding="utf-8"))
 

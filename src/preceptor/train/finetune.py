@@ -12,7 +12,7 @@ from preceptor.adapters.low_rank import LowRankConfig, attach, save_adapter
 from preceptor.core.artifact import Draft
 from preceptor.core.seeds import derive
 from preceptor.data.examples import Example
-from preceptor.models.interchange import load_model
+from preceptor.models.interchange import load_decoder
 from preceptor.objectives.instruct import InstructObjective
 from preceptor.parallel.engine import place
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -79,7 +79,7 @@ def finetune(
         Interrupted: a stop was requested; a checkpoint was saved first.
     """
     keep_freed_memory()
-    model = load_model(base)
+    model = load_decoder(base)
     resolve_model(model.config, config, tokenizer)
     attach(model, config.adapter, torch.Generator().manual_seed(derive(seed, "adapter")))
     objective = InstructObjective(train, tokenizer, config.context_length)

@@ -1,0 +1,86 @@
+"""What every family's model has in common: inputs go in, states come out, and an output layer scores tokens."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from preceptor.nn.inputs import Inputs
+from preceptor.nn.losses import IGNORED, cross_entropy_sum, token_losses
+
+
+class LanguageModel(nn.Module):
+    """A model of any family. A family says how states are made, and what stands between them and the scores."""
+
+    config: Any
+    logit_softcap: float = 0.0
+    """Logits are kept within plus and minus this, softly; 0 leaves them alone."""
+
+    def hidden(self, inputs: Inputs) -> Tensor:
+        """The last states, of shape B T D, one for each of ``inputs.tokens_BT``."""
+        raise NotImplementedError
+
+    def to_output(self, hidden: Tensor) -> Tensor:
+        """States made ready for the output weights, of shape ... D."""
+        return hidden
+
+    @property
+    def output_weight_VD(self) -> Tensor:
+        """The weights that turn a state into scores of the vocabulary."""
+        raise NotImplementedError
+
+    @property
+    def output_bias_V(self) -> Tensor | None:
+        """What is added to the scores."""
+        return None
+
+    @property
+    def input_embedding(self) -> nn.Embedding:
+        """The embedding of the vocabulary."""
+        raise NotImplementedError
+
+    def score(self, hidden: Tensor) -> Tensor:
+        """The logits of states, of shape ... V."""
+        logits = F.linear(self.to_output(hidden), self.output_weight_VD, self.output_bias_V)
+        return self.logit_softcap * torch.tanh(logits / self.logit_softcap) if self.logit_softcap else logits
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """The logits of shape B T V. Training uses ``loss_sum``, which never holds them all."""
+        return self.score(self.hidden(inputs))
+
+    @torch.no_grad()
+    def logits(self, tokens_BT: Tensor) -> Tensor:
+        """The logits of shape B T V for rows of one document each, without gradients."""
+        return self(Inputs(tokens_BT))  # type: ignore[no-any-return]
+
+    def loss_sum(
+        self, inputs: Inputs, labels_BT: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+    ) -> tuple[Tensor, Tensor, int]:
+        """Summed loss in nats, number of right predictions, number of supervised tokens.
+
+        ``labels_BT`` is what is to be said at each place, or ``IGNORED``.
+        """
+        supervised_BT = labels_BT != IGNORED
+        hidden_1MD = self.to_output(self.hidden(inputs)[supervised_BT]).unsqueeze(0)
+        return cross_entropy_sum(
+            hidden_1MD,
+            self.output_weight_VD,
+            labels_BT[supervised_BT].unsqueeze(0),
+            bias_V=self.output_bias_V,
+            softcap=self.logit_softcap or None,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+        )
+
+    @torch.no_grad()
+    def losses_and_hits(self, inputs: Inputs, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of every token in nats (0 where none is supervised) and whether it was the likeliest, both B T."""
+        hidden_BTD = self.to_output(self.hidden(inputs))
+        return token_losses(
+            hidden_BTD,
+            self.output_weight_VD,
+            labels_BT,
+            bias_V=self.output_bias_V,
+            softcap=self.logit_softcap or None,
+        )

@@ -1,0 +1,31 @@
+"""What a model reads: tokens, where they stand, and which of them belong together."""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """The inputs of one forward pass, the same for every family; what a family does not know it does not look at."""
+
+    tokens_BT: Tensor
+    positions_BT: Tensor | None = None
+    """Where a token stands in its document; 0, 1, 2, ... along the row when left out."""
+    segments_BT: Tensor | None = None
+    """The number of the document a token belongs to: tokens of different documents do not see each other. Below zero
+    is padding. Left out, a row is one document."""
+    token_types_BT: Tensor | None = None
+    """Which text of a pair a token belongs to (0 or 1); all 0 when left out."""
+    prefix_BT: Tensor | None = None
+    """Whether a token is of the part that every token of its document sees, however the others are ordered."""
+    order_BT: Tensor | None = None
+    """The place of a token in the order in which the tokens of its document are predicted (two-stream attention)."""
+    source: Optional["Inputs"] = None
+    """What the encoder of an encoder-decoder reads; document n of the target sees document n of the source."""
+
+    def places(self) -> Tensor:
+        """The positions of the tokens, of shape B T."""
+        if self.positions_BT is not None:
+            return self.positions_BT
+        return torch.arange(self.tokens_BT.shape[1], device=self.tokens_BT.device).expand_as(self.tokens_BT)
