@@ -218,7 +218,7 @@ class Backbone(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def _rotary(self, theta: float, scaling: RopeScaling) -> RotaryEmbedding:
-        return RotaryEmbedding(self.config.rotary_dim, self.config.max_position_embeddings, theta, scaling)
+        return RotaryEmbedding(self.config.rotary_dim, theta, scaling)
 
     def forward(
         self,

@@ -49,34 +49,28 @@ class RopeScaling:
 
 
 class RotaryEmbedding(nn.Module):
-    """The cosines and sines of every position up to a maximum, kept out of the state dict.
+    """The rotation of any position, computed when it is needed: long contexts take no memory.
 
     Source: Su et al. 2021, RoFormer, eq. 34; dimension i is paired with i + R/2 as in Llama's checkpoints, R being the
-    dimensions that are turned (all of a head's, unless ``rotary_dim`` says fewer).
+    dimensions that are turned.
     """
 
-    cosines_TH: Tensor
-    sines_TH: Tensor
+    frequencies: Tensor
 
-    def __init__(
-        self, rotary_dim: int, max_position_embeddings: int, rope_theta: float, scaling: RopeScaling | None = None
-    ) -> None:
+    def __init__(self, rotary_dim: int, rope_theta: float, scaling: RopeScaling | None = None) -> None:
         super().__init__()
         if rotary_dim % 2:
             raise ValueError(f"the size that is turned must be even for rotary positions, got {rotary_dim}")
         exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
         frequencies = (scaling or RopeScaling()).apply(rope_theta**-exponents)
-        angles = torch.outer(torch.arange(max_position_embeddings, dtype=torch.float32), frequencies)
-        both_halves = torch.cat((angles, angles), dim=-1)
-        self.register_buffer("cosines_TH", both_halves.cos(), persistent=False)
-        # The sign of the half rotation lives in the table, so that turning a vector needs no negation.
-        sines = both_halves.sin()
-        sines[:, : rotary_dim // 2].neg_()
-        self.register_buffer("sines_TH", sines, persistent=False)
+        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines for each position, both of shape B T 1 R."""
-        return self.cosines_TH[positions_BT].unsqueeze(2), self.sines_TH[positions_BT].unsqueeze(2)
+        angles = positions_BT[..., None, None].to(self.frequencies.dtype) * self.frequencies
+        cosines, sines = angles.cos(), angles.sin()
+        # The sign of the half rotation stands here, so that turning a vector needs no negation.
+        return torch.cat((cosines, cosines), dim=-1), torch.cat((-sines, sines), dim=-1)
 
 
 def rotate(x_BTNH: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
