@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from preceptor.core.errors import ArtifactError, output_errors
-from preceptor.models import decoder_architectures
+from preceptor.models import decoder_architectures, encoder_architectures, two_stream_architectures
 from preceptor.models.architecture import Architecture
 from preceptor.models.decoder import Decoder
 from preceptor.models.language_model import LanguageModel
@@ -19,7 +19,11 @@ from preceptor.models.language_model import LanguageModel
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
-ARCHITECTURES: tuple[Architecture, ...] = (*decoder_architectures.ARCHITECTURES,)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    *decoder_architectures.ARCHITECTURES,
+    *encoder_architectures.ARCHITECTURES,
+    *two_stream_architectures.ARCHITECTURES,
+)
 """Of each family in order of preference."""
 MAX_SHARD_BYTES = 5_000_000_000
 """Weights beyond this go to several files, as transformers has it."""
@@ -40,11 +44,10 @@ def to_config_json(config: Any, end_of_text_id: int | None = None) -> dict[str, 
         **architecture.extra,
         "dtype": "float32",
         "use_cache": True,
-        **architecture.to_json(config),
     }
     if end_of_text_id is not None:
         table |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_text_id)
-    return table
+    return {**table, **architecture.to_json(config)}
 
 
 def from_config_json(table: Mapping[str, Any], where: Path) -> tuple[Architecture, Any]:

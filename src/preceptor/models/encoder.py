@@ -1,0 +1,292 @@
+"""The encoder family: one module whose configuration spans BERT, RoBERTa, DistilBERT and ModernBERT."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from preceptor.models.family import ModelFamily
+from preceptor.models.language_model import LanguageModel
+from preceptor.nn.attention import Attention, AttentionShape
+from preceptor.nn.inputs import Inputs
+from preceptor.nn.layers import ACTIVATIONS, FeedForward
+from preceptor.nn.masks import self_attention_mask
+from preceptor.nn.positions import RotaryEmbedding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """The shape of an encoder, in the words of transformers' config files."""
+
+    family: Literal["encoder"] = "encoder"
+    """The model family; an encoder reads both ways and says what stands at a place."""
+    vocab_size: int = 0
+    """Rows of the embedding; 0 takes the tokenizer's size."""
+    hidden_size: int = 256
+    """Width of the residual stream."""
+    intermediate_size: int = 704
+    """Width inside the feed-forward layer."""
+    num_hidden_layers: int = 6
+    """Number of blocks."""
+    num_attention_heads: int = 4
+    """Number of heads."""
+    max_position_embeddings: int = 512
+    """Longest text in tokens."""
+    positions: Literal["learned", "rotary"] = "rotary"
+    """How a token knows where it stands."""
+    position_offset: int = 0
+    """Rows of the table of positions that no token uses; RoBERTa has two."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies."""
+    rope_theta_local: float = 0.0
+    """The same for layers with a window; 0: as everywhere."""
+    type_vocab_size: int = 0
+    """How many kinds of text (first, second of a pair) are told apart; 0: none."""
+    norm_placement: Literal["before", "after"] = "before"
+    """Whether what a layer reads is normalised, or the sum that it leaves."""
+    norm_bias: bool = False
+    """Whether normalisations have biases."""
+    norm_eps: float = 1e-5
+    """Small number that keeps the normalisation finite."""
+    gated: bool = True
+    """Whether the feed-forward layer has a gate."""
+    hidden_act: Literal["gelu", "gelu_new", "relu", "silu", "relu2"] = "gelu"
+    """Activation of the feed-forward layer and of the head."""
+    attention_bias: bool = False
+    """Whether the linear layers of attention have biases."""
+    mlp_bias: bool = False
+    """Whether those of the feed-forward layer have."""
+    sliding_window: int = 0
+    """How many places to either side a token sees; 0 is all."""
+    full_attention_every: int = 0
+    """Every so many layers, from the first on, one sees all; 0: the window is for all layers."""
+    lm_head: bool = True
+    """Whether there is an output layer that says which token stands at a place."""
+    lm_head_bias: bool = False
+    """Whether the linear layer before the output weights has a bias."""
+    pooler: bool = False
+    """Whether there is a layer that speaks for the whole text from its first token."""
+    tie_word_embeddings: bool = True
+    """Whether the output layer shares the embedding's weights."""
+    dropout: float = 0.0
+    """Probability of dropping an element of the embedding, attention weights and each layer's output in training."""
+    initializer_range: float = 0.02
+    """Standard deviation of the starting weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built."""
+        for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("vocab_size", "type_vocab_size", "position_offset", "sliding_window", "full_attention_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
+            )
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ValueError(f"hidden_size / num_attention_heads must be even for rotary positions: {self.head_dim}")
+        if self.max_position_embeddings < 2:
+            raise ValueError(f"max_position_embeddings must be at least 2, got {self.max_position_embeddings}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+    @property
+    def head_dim(self) -> int:
+        """Size of one head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def window_of(self, layer: int) -> int:
+        """The window of a layer; 0 where it sees all."""
+        return 0 if self.full_attention_every and layer % self.full_attention_every == 0 else self.sliding_window
+
+
+def _norm(config: EncoderConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
+
+
+class _Context(NamedTuple):
+    """What all layers of one pass share: by window the mask, and the rotation by position."""
+
+    masks: dict[int, Tensor | None]
+    rotations: dict[int, tuple[Tensor, Tensor]]
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each added to the residual stream and normalised before or after."""
+
+    def __init__(self, config: EncoderConfig, layer: int) -> None:
+        super().__init__()
+        self.before = config.norm_placement == "before"
+        self.window = config.window_of(layer)
+        self.self_attn = Attention(
+            AttentionShape(
+                hidden_size=config.hidden_size,
+                num_attention_heads=config.num_attention_heads,
+                num_key_value_heads=config.num_attention_heads,
+                head_dim=config.head_dim,
+                bias=config.attention_bias,
+                output_bias=config.attention_bias,
+                dropout=config.dropout,
+            ),
+            layer,
+        )
+        # The embedding is normalised already, so the first layer of those that normalise before needs nothing.
+        self.attention_norm = None if self.before and layer == 0 else _norm(config)
+        self.mlp = FeedForward(
+            config.hidden_size, config.intermediate_size, config.hidden_act, gated=config.gated, bias=config.mlp_bias
+        )
+        self.mlp_norm = _norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTD: Tensor, context: _Context) -> Tensor:
+        """The residual stream after this block, of shape B T D."""
+        mask, rotation = context.masks[self.window], context.rotations.get(self.window)
+        if self.before:
+            read_BTD = x_BTD if self.attention_norm is None else self.attention_norm(x_BTD)
+            x_BTD = x_BTD + self.dropout(self.self_attn(read_BTD, mask, rotation=rotation))
+            return x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))  # type: ignore[no-any-return]
+        assert self.attention_norm is not None
+        x_BTD = self.attention_norm(x_BTD + self.dropout(self.self_attn(x_BTD, mask, rotation=rotation)))
+        return self.mlp_norm(x_BTD + self.dropout(self.mlp(x_BTD)))  # type: ignore[no-any-return]
+
+
+class OutputHead(nn.Module):
+    """What stands between the states and the output weights. Source: Devlin et al. 2019, appendix A."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.lm_head_bias)
+        self.norm = _norm(config)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        tied = config.tie_word_embeddings
+        self.decoder = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """States ready for the output weights, of the same shape."""
+        return self.norm(self.activation(self.dense(hidden)))  # type: ignore[no-any-return]
+
+
+class Encoder(LanguageModel):
+    """An encoder: every token sees its whole document."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        if config.vocab_size < 1:
+            raise ValueError("vocab_size must be known before an encoder is built")
+        self.config = config
+        width, learned = config.hidden_size, config.positions == "learned"
+        self.embed_tokens = nn.Embedding(config.vocab_size, width)
+        num_positions = config.max_position_embeddings + config.position_offset
+        self.embed_positions = nn.Embedding(num_positions, width) if learned else None
+        self.embed_token_types = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
+        self.embedding_norm = _norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.windows = sorted({config.window_of(layer) for layer in range(config.num_hidden_layers)})
+        self.rotary = None if learned else RotaryEmbedding(config.head_dim, config.rope_theta)
+        local = config.rope_theta_local if not learned and any(self.windows) else 0.0
+        self.rotary_local = RotaryEmbedding(config.head_dim, local) if local else None
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.final_norm = _norm(config) if config.norm_placement == "before" else None
+        self.pooler = nn.Linear(width, width) if config.pooler else None
+        self.lm_head = OutputHead(config) if config.lm_head else None
+
+    def hidden(self, inputs: Inputs) -> Tensor:
+        """The last states of shape B T D; documents (segments) do not see each other."""
+        x_BTD = self.dropout(self.embedding_norm(self._embedded(inputs)))
+        dtype = self.embed_tokens.weight.dtype
+        masks = {w: self_attention_mask(inputs, dtype, causal=False, window=w) for w in self.windows}
+        context = _Context(masks, self._rotations(inputs.places()))
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, context)
+        return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+
+    def _embedded(self, inputs: Inputs) -> Tensor:
+        x_BTD: Tensor = self.embed_tokens(inputs.tokens_BT)
+        if self.embed_token_types is not None:
+            types = inputs.token_types_BT
+            x_BTD = x_BTD + (self.embed_token_types.weight[0] if types is None else self.embed_token_types(types))
+        if self.embed_positions is not None:
+            x_BTD = x_BTD + self.embed_positions(inputs.places() + self.config.position_offset)
+        return x_BTD
+
+    def _rotations(self, positions_BT: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        if self.rotary is None:
+            return {}
+        everywhere = self.rotary(positions_BT)
+        local = everywhere if self.rotary_local is None else self.rotary_local(positions_BT)
+        return {window: local if window else everywhere for window in self.windows}
+
+    def pooled(self, first_MD: Tensor) -> Tensor:
+        """What speaks for whole texts, from the states of their first tokens, of shape M D."""
+        return first_MD if self.pooler is None else torch.tanh(self.pooler(first_MD))
+
+    def to_output(self, hidden: Tensor) -> Tensor:
+        """States made ready for the output weights, of shape ... D."""
+        return self._head()(hidden)  # type: ignore[no-any-return]
+
+    @property
+    def output_weight_VD(self) -> Tensor:
+        """The weights that turn a state into scores of the vocabulary."""
+        decoder = self._head().decoder
+        return self.embed_tokens.weight if decoder is None else decoder.weight
+
+    @property
+    def output_bias_V(self) -> Tensor:
+        """What is added to the scores."""
+        return self._head().bias
+
+    @property
+    def input_embedding(self) -> nn.Embedding:
+        """The embedding of the vocabulary."""
+        return self.embed_tokens
+
+    def _head(self) -> OutputHead:
+        if self.lm_head is None:
+            raise ValueError("this encoder was made without an output layer for tokens (lm_head = false)")
+        return self.lm_head
+
+
+@torch.no_grad()
+def initialise(model: Encoder, generator: torch.Generator) -> None:
+    """Fill the weights in place: normal matrices, zero biases, unit gains. Source: Devlin et al. 2019."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+        else:
+            parameter.normal_(0.0, model.config.initializer_range, generator=generator)
+
+
+def build(config: EncoderConfig, generator: torch.Generator | None = None) -> Encoder:
+    """An encoder with starting weights drawn from the generator."""
+    model = Encoder(config)
+    initialise(model, generator or torch.Generator().manual_seed(0))
+    return model
+
+
+def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The feed-forward layer is four times as wide."""
+    return {"intermediate_size": 4 * values["hidden_size"]} if "hidden_size" in values else {}
+
+
+FAMILY = ModelFamily(
+    name="encoder",
+    config=EncoderConfig,
+    module=Encoder,
+    build=build,
+    sharding={
+        "embed_tokens.weight": "vocabulary",
+        "lm_head.decoder.weight": "vocabulary",
+        "lm_head.bias": "vocabulary",
+        "layers.*.self_attn.[qkv]_proj.*": "column",
+        "layers.*.self_attn.o_proj.weight": "row",
+        "layers.*.mlp.gate_proj.*": "column",
+        "layers.*.mlp.up_proj.*": "column",
+        "layers.*.mlp.down_proj.weight": "row",
+    },
+    defaults=_defaults,
+)
