@@ -43,7 +43,7 @@ def ours(steps: int) -> dict[str, float]:
             self.plan = plan_rows(np.arange(0, self.tokens.size + 1, CONTEXT), CONTEXT)
             self.num_rows = self.plan.num_rows
 
-        def collate(self, rows: Any) -> Batch:
+        def collate(self, rows: Any, samples: Any = None) -> Batch:
             return collate_rows(self.plan, rows, self.tokens, 0)
 
         def loss(self, model: Any, batch: Batch) -> LossSum:

@@ -13,7 +13,7 @@ CONFIG = InputNoiseConfig(dropout=0.1, replacement=0.2)
 class Rows:
     num_rows = 64
 
-    def collate(self, rows):
+    def collate(self, rows, samples=None):
         tokens = torch.full((len(rows), 512), 7)
         return Batch(Inputs(tokens, tokens + 2, tokens + 3), tokens + 1)
 

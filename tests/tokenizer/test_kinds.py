@@ -168,3 +168,15 @@ def test_impossible_settings_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="characters of this text alone need") as raised:
         train([letters], TokenizerConfig(kind="unigram", vocab_size=262), tmp_path)
     assert "or larger" in raised.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["byte-bpe", "word", "char", "unigram", "sentencepiece-bpe"])
+def test_tokens_that_stand_for_hidden_ones(kind, tmp_path):
+    size = SIZES[kind]
+    tokenizer = train(TEXTS, TokenizerConfig(kind=kind, vocab_size=size, mask_token=True, num_sentinels=3), tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert tokenizer.vocab_size <= size
+    hidden = [again.mask_id, *again.sentinel_ids]
+    assert len(set(hidden)) == 4 and hidden == [tokenizer.mask_id, *tokenizer.sentinel_ids]
+    assert again.decode([*again.encode("the fox"), *hidden]) == "the fox"
+    assert not set(again.encode("<|mask|> <|sentinel_0|>")) & set(hidden)

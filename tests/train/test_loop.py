@@ -53,7 +53,7 @@ class Toy:
         self.num_rows = self.plan.num_rows
         self.poison, self.calls = poison or set(), 0
 
-    def collate(self, rows):
+    def collate(self, rows, samples=None):
         return collate_rows(self.plan, rows, self.tokens, 0, self.supervised)
 
     def loss(self, model, batch):

@@ -203,7 +203,7 @@ class Encoder(LanguageModel):
         context = _Context(masks, self._rotations(inputs.places()))
         for layer in self.layers:
             x_BTD = layer(x_BTD, context)
-        return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+        return x_BTD if self.final_norm is None else self.final_norm(x_BTD)  # type: ignore[no-any-return]
 
     def _embedded(self, inputs: Inputs) -> Tensor:
         x_BTD: Tensor = self.embed_tokens(inputs.tokens_BT)

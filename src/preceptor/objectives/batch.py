@@ -47,8 +47,12 @@ class Objective(Protocol):
 
     num_rows: int
 
-    def collate(self, rows: Sequence[int]) -> Batch:
-        """The batch that holds these rows, in this order."""
+    def collate(self, rows: Sequence[int], samples: Sequence[int] | None = None) -> Batch:
+        """The batch that holds these rows, in this order.
+
+        ``samples`` are the numbers of these rows among all that the run draws; what is random about a row follows from
+        its number. Left out, it follows from the row, so that it is the same each time.
+        """
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
@@ -134,7 +138,11 @@ class Batches:
     def at(self, step: int) -> list[Batch]:
         """The micro-batches of a step."""
         rows, size = self.rows(step), self.rows_per_microbatch
-        batches = [self.objective.collate(rows[start : start + size]) for start in range(0, len(rows), size)]
+        first = step * self.rows_per_step
+        batches = [
+            self.objective.collate(rows[start : start + size], range(first + start, first + start + size))
+            for start in range(0, len(rows), size)
+        ]
         if self.noise is None:
             return batches
         return [self.noise(batch, step, number * size) for number, batch in enumerate(batches)]

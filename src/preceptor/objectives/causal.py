@@ -32,7 +32,7 @@ class CausalObjective:
         firsts = np.cumsum(counts) - counts
         return tuple(zip(firsts.tolist(), counts.tolist(), strict=True))
 
-    def collate(self, rows: Sequence[int]) -> Batch:
+    def collate(self, rows: Sequence[int], samples: Sequence[int] | None = None) -> Batch:
         """The batch that holds these rows, in this order."""
         return collate_rows(self.plan, rows, self.stream.tokens, self.end_of_text_id)
 

@@ -50,7 +50,7 @@ class InstructObjective:
         self.plan = plan_rows(np.array(offsets, np.int64), context_length)
         self.num_rows = self.plan.num_rows
 
-    def collate(self, rows: Sequence[int]) -> Batch:
+    def collate(self, rows: Sequence[int], samples: Sequence[int] | None = None) -> Batch:
         """The batch that holds these rows, in this order."""
         return collate_rows(self.plan, rows, self.tokens, self.end_of_text_id, self.supervised)
 

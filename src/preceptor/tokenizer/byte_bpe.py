@@ -37,6 +37,8 @@ def byte_bpe(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> str
 
     Source: Sennrich et al. 2016, algorithm 1; Radford et al. 2019 for the byte alphabet and the pattern.
     """
+    # Tokens that only some tokenizers have come last, so that merges have the same ids in all.
+    num_learned = config.vocab_size - (len(config.special_tokens) - len(SPECIAL_TOKENS))
     coming = iter(texts)
     sample = list(_sample(coming))
     everything = chain(sample, coming)
@@ -46,19 +48,20 @@ def byte_bpe(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> str
             odd = _write(everything, file)
             if odd is None and _is_trusted(sample, Path(place), config.min_frequency):
                 file.flush()
-                vocab, merges = _fast(path, config.vocab_size, config.min_frequency)
+                vocab, merges = _fast(path, num_learned, config.min_frequency)
             else:
                 rest = () if odd is None else chain([odd], everything)
-                vocab, merges = _exact(chain(_read(file), rest), config.vocab_size, config.min_frequency)
-    if len(vocab) < config.vocab_size:
+                vocab, merges = _exact(chain(_read(file), rest), num_learned, config.min_frequency)
+    if len(vocab) < num_learned:
+        most = len(vocab) + config.vocab_size - num_learned
         raise ConfigError(
-            f"tokenizer.vocab_size is {config.vocab_size}, but this text gives at most {len(vocab)} tokens",
+            f"tokenizer.vocab_size is {config.vocab_size}, but this text gives at most {most} tokens",
             path="tokenizer.vocab_size",
-            expected=f"at most {len(vocab)}",
-            remedy=f"set tokenizer.vocab_size={len(vocab)} or smaller, or add text",
+            expected=f"at most {most}",
+            remedy=f"set tokenizer.vocab_size={most} or smaller, or add text",
         )
     model = _empty(models.BPE(vocab, merges))
-    model.add_special_tokens(list(SPECIAL_TOKENS))
+    model.add_special_tokens(list(config.special_tokens))
     return model.to_str(pretty=False)
 
 

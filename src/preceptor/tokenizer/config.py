@@ -5,6 +5,8 @@ from typing import Literal
 
 END_OF_TEXT, USER, ASSISTANT = "<|endoftext|>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = (END_OF_TEXT, USER, ASSISTANT)
+MASK = "<|mask|>"
+SENTINEL = "<|sentinel_{number}|>"
 UNKNOWN = "<|unknown|>"
 
 NUM_BYTES = 256
@@ -34,6 +36,10 @@ class TokenizerConfig:
     character_coverage: float = 0.9995
     """The share of the characters that get a token of their own; the rest are written as bytes. For unigram and
     sentencepiece-bpe."""
+    mask_token: bool = False
+    """Whether there is a token that stands for a hidden one, as masked training needs."""
+    num_sentinels: int = 0
+    """How many tokens there are that stand for a whole hidden span, as span corruption needs."""
     path: str = ""
     """What is imported: a Hugging Face folder or tokenizer.json, a tiktoken file, or a SentencePiece .model."""
     split_pattern: str = "cl100k"
@@ -42,7 +48,11 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot hold, or names nothing."""
+        if self.num_sentinels < 0:
+            raise ValueError(f"num_sentinels must not be negative, got {self.num_sentinels}")
         smallest = _SMALLEST[self.kind]
+        if self.kind != "import":
+            smallest += len(self.special_tokens) - len(SPECIAL_TOKENS)
         if self.vocab_size < smallest:
             raise ValueError(f"vocab_size must be at least {smallest} for {self.kind}, got {self.vocab_size}")
         if self.min_frequency < 0:
@@ -53,3 +63,9 @@ class TokenizerConfig:
             raise ValueError(f"lowercase must be false for {self.kind}, got true")
         if (self.kind == "import") != bool(self.path):
             raise ValueError(f"path must be given for import and for nothing else, got {self.path!r} for {self.kind}")
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The special tokens of a tokenizer that is trained, in the order of their ids."""
+        sentinels = (SENTINEL.format(number=number) for number in range(self.num_sentinels))
+        return (*SPECIAL_TOKENS, *([MASK] if self.mask_token else []), *sentinels)

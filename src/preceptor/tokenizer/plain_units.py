@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from preceptor.tokenizer.config import SPECIAL_TOKENS, UNKNOWN, TokenizerConfig
+from preceptor.tokenizer.config import UNKNOWN, TokenizerConfig
 
 # A word takes the space before it with it, so that known words give the text back.
 _PATTERNS = {"word": r" ?\w+| ?[^\w\s]+|\s+(?!\S)|\s+", "char": r"[\s\S]"}
@@ -21,7 +21,7 @@ def plain_units(texts: Iterable[str], config: TokenizerConfig) -> str:
     trainer = trainers.WordLevelTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        special_tokens=[*SPECIAL_TOKENS, UNKNOWN],
+        special_tokens=[*config.special_tokens, UNKNOWN],
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

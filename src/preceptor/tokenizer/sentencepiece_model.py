@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers
 
 from preceptor.core.errors import ArtifactError, ConfigError
-from preceptor.tokenizer.config import SPECIAL_TOKENS, UNKNOWN, TokenizerConfig
+from preceptor.tokenizer.config import UNKNOWN, TokenizerConfig
 
 _SPACE = "\u2581"
 _UNIGRAM, _BPE = 1, 2
@@ -52,12 +52,12 @@ def train_sentencepiece(texts: Iterable[str], config: TokenizerConfig) -> str:
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
-            control_symbols=list(SPECIAL_TOKENS[1:]),
+            control_symbols=list(config.special_tokens[1:]),
             unk_piece=UNKNOWN,
             unk_id=3,
             bos_id=-1,
             eos_id=0,
-            eos_piece=SPECIAL_TOKENS[0],
+            eos_piece=config.special_tokens[0],
             max_sentence_length=_LONGEST_WORD * 8,
             num_threads=_NUM_THREADS,
             minloglevel=2,

@@ -17,7 +17,7 @@ from preceptor.core.errors import ArtifactError, output_errors
 from preceptor.core.progress import say
 from preceptor.data.document import is_encodable
 from preceptor.tokenizer.alphabet import BYTE_OF
-from preceptor.tokenizer.config import ASSISTANT, END_OF_TEXT, SPECIAL_TOKENS, UNKNOWN, USER
+from preceptor.tokenizer.config import ASSISTANT, END_OF_TEXT, MASK, SENTINEL, SPECIAL_TOKENS, UNKNOWN, USER
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -86,6 +86,26 @@ class Tokenizer:
         return said if isinstance(said, str) else self.end_of_text
 
     @property
+    def mask_id(self) -> int:
+        """The id that stands for a hidden token.
+
+        Raises:
+            ArtifactError: the tokenizer has none.
+        """
+        said = self._settings.get("mask_token")
+        said = said.get("content") if isinstance(said, dict) else said
+        return self.special_id(said if isinstance(said, str) else MASK)
+
+    @property
+    def sentinel_ids(self) -> list[int]:
+        """The ids that stand for hidden spans, in their order: ours, or those of T5's tokenizers; none if it has none."""
+        for pattern in (SENTINEL, "<extra_id_{number}>"):
+            names = {pattern.format(number=number): number for number in range(len(self.special_tokens))}
+            if found := sorted((names[token], token) for token in self.special_tokens if token in names):
+                return [self.special_id(token) for _, token in found]
+        return []
+
+    @property
     def user_id(self) -> int:
         """The id that starts a question in our own chat template."""
         return self.special_id(USER)
@@ -130,6 +150,7 @@ class Tokenizer:
             "bos_token": self.bos_token,
             "eos_token": self.end_of_text,
             "pad_token": self._settings.get("pad_token") or self.end_of_text,
+            **({"mask_token": MASK} if MASK in self.special_tokens else {}),
             "additional_special_tokens": others,
             "clean_up_tokenization_spaces": False,
         }
