@@ -98,7 +98,7 @@ class Tokenizer:
 
     @property
     def sentinel_ids(self) -> list[int]:
-        """The ids that stand for hidden spans, in their order: ours, or those of T5's tokenizers; none if it has none."""
+        """The ids that stand for hidden spans, in their order: ours, or T5's; none where it has none."""
         for pattern in (SENTINEL, "<extra_id_{number}>"):
             names = {pattern.format(number=number): number for number in range(len(self.special_tokens))}
             if found := sorted((names[token], token) for token in self.special_tokens if token in names):
