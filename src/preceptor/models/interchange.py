@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from preceptor.core.errors import ArtifactError, output_errors
 from preceptor.models import decoder_architectures, encoder_architectures, two_stream_architectures
 from preceptor.models.architecture import Architecture
 from preceptor.models.decoder import Decoder
+from preceptor.models.heads import HeadConfig, attach_head
 from preceptor.models.language_model import LanguageModel
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
+HEADS_FILE, HEADS_WEIGHTS_FILE = "heads.json", "heads.safetensors"
 ARCHITECTURES: tuple[Architecture, ...] = (
     *decoder_architectures.ARCHITECTURES,
     *encoder_architectures.ARCHITECTURES,
@@ -85,13 +88,49 @@ def save_model(
 ) -> None:
     """Write config.json, generation_config.json and the weights into an existing folder."""
     table = to_config_json(model.config, end_of_text_id) | {"dtype": str(dtype).removeprefix("torch.")}
-    state = to_their_tensors(architecture_of(model.config), model.config, model.state_dict())
+    state = to_their_tensors(architecture_of(model.config), model.config, _without_heads(model.state_dict()))
     with output_errors(folder):
+        _save_heads(model, folder)
         _save_tensors({name: tensor.to(dtype).contiguous() for name, tensor in state.items()}, folder, max_shard_bytes)
         _write_json(folder / CONFIG_FILE, table)
         if end_of_text_id is not None:
             ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_text_id)
             _write_json(folder / "generation_config.json", ids)
+
+
+def _without_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that transformers has a place for."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith("heads.")}
+
+
+def _save_heads(model: LanguageModel, folder: Path) -> None:
+    """Write the heads beside the model, where there are any; in float32, whatever the model is saved in."""
+    if not model.heads:
+        return
+    state = {name: tensor.detach().float().contiguous() for name, tensor in model.heads.state_dict().items()}
+    save_file(state, folder / HEADS_WEIGHTS_FILE, metadata={"format": "pt"})
+    heads = {name: asdict(head.config) for name, head in model.heads.items()}  # type: ignore[call-overload]
+    _write_json(folder / HEADS_FILE, heads)
+
+
+def _with_heads(model: LanguageModel, folder: Path) -> LanguageModel:
+    """The model with the heads that were saved beside it.
+
+    Raises:
+        ArtifactError: they are torn.
+    """
+    if not (folder / HEADS_FILE).exists():
+        return model
+    try:
+        for name, table in json.loads((folder / HEADS_FILE).read_text(encoding="utf-8")).items():
+            attach_head(model, name, HeadConfig(**{**table, "labels": tuple(table["labels"])}))
+        model.heads.load_state_dict(load_file(folder / HEADS_WEIGHTS_FILE))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{folder}: the heads cannot be read: {error}",
+            remedy=f"take {HEADS_FILE} and {HEADS_WEIGHTS_FILE} away to use the model without them, or save it again",
+        ) from error
+    return model
 
 
 def _save_tensors(state: Mapping[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
@@ -132,7 +171,7 @@ def load_model(folder: Path) -> LanguageModel:
             f"{folder} does not hold a model that can be read: {error}",
             remedy=f"name a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as `preceptor pretrain` writes it",
         ) from error
-    return model_of(architecture, config, state, folder)
+    return _with_heads(model_of(architecture, config, state, folder), folder)
 
 
 def load_decoder(folder: Path) -> Decoder:

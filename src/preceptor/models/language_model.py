@@ -17,6 +17,11 @@ class LanguageModel(nn.Module):
     logit_softcap: float = 0.0
     """Logits are kept within plus and minus this, softly; 0 leaves them alone."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict()
+        """What says something other than the next token, by name."""
+
     def hidden(self, inputs: Inputs) -> Tensor:
         """The last states, of shape B T D, one for each of ``inputs.tokens_BT``."""
         raise NotImplementedError

@@ -81,9 +81,7 @@ class Tokenizer:
     @property
     def bos_token(self) -> str:
         """What a chat template may put first."""
-        said = self._settings.get("bos_token")
-        said = said.get("content") if isinstance(said, dict) else said
-        return said if isinstance(said, str) else self.end_of_text
+        return self._set_token("bos_token") or self.end_of_text
 
     @property
     def mask_id(self) -> int:
@@ -92,9 +90,17 @@ class Tokenizer:
         Raises:
             ArtifactError: the tokenizer has none.
         """
-        said = self._settings.get("mask_token")
+        return self.special_id(self._set_token("mask_token") or MASK)
+
+    def set_id(self, name: str, otherwise: int) -> int:
+        """The id of a token that the settings name, such as ``cls_token``; another one where they do not."""
+        token = self._set_token(name)
+        return otherwise if token is None else self.special_id(token)
+
+    def _set_token(self, name: str) -> str | None:
+        said = self._settings.get(name)
         said = said.get("content") if isinstance(said, dict) else said
-        return self.special_id(said if isinstance(said, str) else MASK)
+        return said if isinstance(said, str) else None
 
     @property
     def sentinel_ids(self) -> list[int]:
@@ -165,6 +171,11 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of a text; the words of a special token are encoded like any others."""
         return list(self._plain.encode(_encodable(text), add_special_tokens=False).ids)
+
+    def encode_with_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, and for each the characters it stands for: the first, and the one after the last."""
+        encoding = self._plain.encode(_encodable(text), add_special_tokens=False)
+        return list(encoding.ids), [(int(first), int(end)) for first, end in encoding.offsets]
 
     def encode_many(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """The ids of many texts, by the fast encoder where it proves itself equal on these texts."""
