@@ -2,83 +2,287 @@
 
 The gradient of a chunk's logits is known as soon as the chunk's loss is. It is therefore used at once, in the forward
 pass, and the logits are forgotten: nothing of size tokens x vocabulary survives a chunk, and nothing is computed twice.
+
+Source: the gradients in the forward pass after Hsu et al. 2024 (Liger Kernel); the logits soft-capped as in Gemma 2
+(2024); the penalty of the normaliser (z-loss) as in Chowdhery et al. 2022 (PaLM).
 """
 
+import contextlib
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+CHUNK_BYTES = 256 * 1024**2
+"""What the logits of one chunk, with all that is of their size, may take."""
 CHUNK_TOKENS = 512
+"""The most tokens of a chunk: with more, no matrix product becomes faster."""
 IGNORED = -100
 """The label of a token that is not supervised, as everywhere in the field."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    softcap: float | None = None
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.softcap is not None and not self.softcap > 0:
+            raise ValueError(f"softcap must be above 0, not {self.softcap}; leave it out for plain logits")
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must be from 0 to 1, not {self.label_smoothing}")
+        if not self.z_loss >= 0:
+            raise ValueError(f"z_loss must be 0 or above, not {self.z_loss}")
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """The precision of the matrix products: autocast's where it is on, which leaves float64 alone."""
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return hidden.dtype
+
+
+class _Pass:
+    """One pass over the tokens, chunk by chunk, in buffers that all chunks share.
+
+    The matrix products run in ``dtype``; the loss and the sums over chunks in float32, or float64 if that is ``dtype``.
+    """
+
+    def __init__(self, weight_VD: Tensor, bias_V: Tensor | None, options: _Options, dtype: torch.dtype) -> None:
+        self.options, self.dtype = options, dtype
+        self.precise = torch.float64 if dtype == torch.float64 else torch.float32
+        self.weight_VD = weight_VD.detach().to(dtype)
+        self.bias_V = None if bias_V is None else bias_V.detach().to(self.precise)
+
+    def buffers(self, num_tokens: int) -> None:
+        """Makes room for the logits of one chunk."""
+        vocabulary = self.weight_VD.shape[0]
+        rounds, caps = self.dtype != self.precise, self.options.softcap is not None
+        bytes_per_token = vocabulary * (self.precise.itemsize * (1 + caps) + self.dtype.itemsize * rounds)
+        self.chunk_tokens = max(1, min(CHUNK_TOKENS, CHUNK_BYTES // max(1, bytes_per_token), num_tokens))
+        shape = (self.chunk_tokens, vocabulary)
+        self.logits = self.weight_VD.new_empty(shape, dtype=self.precise)
+        self.rounded = self.weight_VD.new_empty(shape) if rounds else self.logits
+        self.tanh = torch.empty_like(self.logits) if caps else None
+
+    def chunks(self, num_tokens: int) -> list[slice]:
+        """The tokens of each chunk."""
+        self.buffers(num_tokens)
+        return [
+            slice(start, min(start + self.chunk_tokens, num_tokens))
+            for start in range(0, num_tokens, self.chunk_tokens)
+        ]
+
+    def _compute_logits(self, hidden: Tensor) -> Tensor:
+        size = hidden.shape[0]
+        logits, rounded = self.logits[:size], self.rounded[:size]
+        torch.mm(hidden, self.weight_VD.t(), out=rounded)
+        if rounded.dtype != logits.dtype:
+            logits.copy_(rounded)
+        if self.bias_V is not None:
+            logits.add_(self.bias_V)
+        if self.tanh is not None and self.options.softcap is not None:
+            tanh = self.tanh[:size]
+            torch.tanh(logits.div_(self.options.softcap), out=tanh)
+            torch.mul(tanh, self.options.softcap, out=logits)
+        return logits
+
+    def losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The loss of each token of a chunk, whether it was the likeliest; for the gradient, normalisers and sums.
+
+        ``logits`` holds, from now on, the exponentials whose sums are given.
+        """
+        smoothing, z_loss = self.options.label_smoothing, self.options.z_loss
+        labels = labels.unsqueeze(1)
+        logits = self._compute_logits(hidden)
+        highest, likeliest = logits.max(dim=1, keepdim=True)
+        loss = logits.gather(1, labels).mul_(smoothing - 1)
+        if smoothing:
+            loss.sub_(logits.mean(dim=1, keepdim=True), alpha=smoothing)
+        sums = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
+        normaliser = highest + sums.log()
+        loss.add_(normaliser)
+        if z_loss:
+            loss.add_(normaliser.square(), alpha=z_loss)
+        return loss.squeeze(1), (likeliest == labels).squeeze(1), normaliser, sums
+
+    def gradient(self, labels: Tensor, normaliser: Tensor, sums: Tensor) -> Tensor:
+        """The gradient of the chunk's summed loss by what the matrix product and the bias gave, in place."""
+        smoothing, labels = self.options.label_smoothing, labels.unsqueeze(1)
+        gradient = self.logits[: labels.shape[0]]
+        gradient.mul_((1 + 2 * self.options.z_loss * normaliser) / sums)
+        if smoothing:
+            gradient.sub_(smoothing / gradient.shape[1])
+        gradient.scatter_add_(1, labels, gradient.new_full((1, 1), smoothing - 1).expand_as(labels))
+        if self.tanh is not None:
+            gradient.mul_(self.tanh[: labels.shape[0]].square_().neg_().add_(1))
+        return gradient
+
+    def products(self, gradient: Tensor) -> Tensor:
+        """The gradient of the logits as the matrix products take it."""
+        rounded = self.rounded[: gradient.shape[0]]
+        return gradient if rounded.dtype == gradient.dtype else rounded.copy_(gradient)
+
+
+_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(device.type, enabled=False)
+
+
+def _losses_and_gradients(
+    hidden_TD: Tensor, labels_T: Tensor, run: _Pass, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor, _Gradients]:
+    """The loss of each token, whether it was the likeliest, and the wanted ones of hidden, weight and bias gradients.
+
+    The gradients are of the summed loss, in the precision of the sums.
+    """
+    num_tokens, weight_VD, precise = hidden_TD.shape[0], run.weight_VD, run.precise
+    losses_T = hidden_TD.new_empty(num_tokens, dtype=precise)
+    correct_T = torch.empty(num_tokens, dtype=torch.bool, device=hidden_TD.device)
+    by_hidden_TD = hidden_TD.new_empty(hidden_TD.shape, dtype=precise) if wanted[0] else None
+    by_weight_VD = weight_VD.new_zeros(weight_VD.shape, dtype=precise) if wanted[1] else None
+    by_bias_V = weight_VD.new_zeros(weight_VD.shape[0], dtype=precise) if wanted[2] else None
+    for chunk in run.chunks(num_tokens):
+        hidden, labels = hidden_TD[chunk].to(run.dtype), labels_T[chunk]
+        losses_T[chunk], correct_T[chunk], normaliser, sums = run.losses(hidden, labels)
+        if not any(wanted):
+            continue
+        gradient = run.gradient(labels, normaliser, sums)
+        if by_bias_V is not None:
+            by_bias_V += gradient.sum(dim=0)
+        gradient = run.products(gradient)
+        if by_hidden_TD is not None and precise == run.dtype:
+            torch.mm(gradient, weight_VD, out=by_hidden_TD[chunk])
+        elif by_hidden_TD is not None:
+            by_hidden_TD[chunk] = gradient @ weight_VD
+        if by_weight_VD is not None and precise == run.dtype:
+            by_weight_VD.addmm_(gradient.t(), hidden)
+        elif by_weight_VD is not None:
+            by_weight_VD += gradient.t() @ hidden
+    return losses_T, correct_T, (by_hidden_TD, by_weight_VD, by_bias_V)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> tuple[Tensor, Tensor]:
-        wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        num_tokens = hidden_TD.shape[0]
-        losses_T = hidden_TD.new_empty(num_tokens, dtype=torch.float32)
-        correct_T = torch.empty(num_tokens, dtype=torch.bool, device=hidden_TD.device)
-        hidden_gradient_TD = torch.empty_like(hidden_TD) if wants_hidden else None
-        weight_gradient_VD = torch.zeros_like(weight_VD) if wants_weight else None
-        for start in range(0, num_tokens, CHUNK_TOKENS):
-            chunk = slice(start, min(start + CHUNK_TOKENS, num_tokens))
-            hidden, labels = hidden_TD[chunk], labels_T[chunk].unsqueeze(1)
-            logits = (hidden @ weight_VD.t()).float()
-            normaliser = logits.logsumexp(dim=1, keepdim=True)
-            losses_T[chunk] = (normaliser - logits.gather(1, labels)).squeeze(1)
-            correct_T[chunk] = logits.argmax(dim=1) == labels.squeeze(1)
-            if not (wants_hidden or wants_weight):
-                continue
-            gradient = logits.sub_(normaliser).exp_()
-            gradient.scatter_add_(1, labels, gradient.new_full((1, 1), -1.0).expand_as(labels))
-            gradient = gradient.to(hidden.dtype)
-            if hidden_gradient_TD is not None:
-                torch.mm(gradient, weight_VD, out=hidden_gradient_TD[chunk])
-            if weight_gradient_VD is not None:
-                weight_gradient_VD.addmm_(gradient.t(), hidden)
-        ctx.save_for_backward(hidden_gradient_TD, weight_gradient_VD)
-        ctx.mark_non_differentiable(correct_T)
-        return losses_T.sum(), correct_T.sum()
+    def forward(
+        ctx: Any,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        labels_T: Tensor,
+        options: _Options,
+        wants_gradients: bool,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.wanted = tuple(wants_gradients and wanted for wanted in ctx.needs_input_grad[:3])
+        ctx.options, ctx.dtype = options, _product_dtype(hidden_TD)
+        with _without_autocast(hidden_TD.device):
+            run = _Pass(weight_VD, bias_V, options, ctx.dtype)
+            losses_T, correct_T, ctx.gradients = _losses_and_gradients(hidden_TD, labels_T, run, ctx.wanted)
+        ctx.save_for_backward(hidden_TD, weight_VD, bias_V, labels_T)
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden_TD, weight_VD, bias_V)]
+        correct = correct_T.sum()
+        ctx.mark_non_differentiable(correct)
+        return losses_T.sum(), correct
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        hidden_gradient_TD, weight_gradient_VD = ctx.saved_tensors
-        scale = gradients[0]
-        return (
-            None if hidden_gradient_TD is None else hidden_gradient_TD * scale,
-            None if weight_gradient_VD is None else weight_gradient_VD * scale,
-            None,
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        # The gradients are scaled where they lie and given away, since a copy of the weight's is large. Who asks for
+        # them once more, of a graph that was retained, has them computed anew.
+        gradients, ctx.gradients = ctx.gradients, None
+        with _without_autocast(scale.device):
+            if gradients is None:
+                hidden_TD, weight_VD, bias_V, labels_T = ctx.saved_tensors
+                run = _Pass(weight_VD, bias_V, ctx.options, ctx.dtype)
+                gradients = _losses_and_gradients(hidden_TD, labels_T, run, ctx.wanted)[2]
+            scaled = [
+                None if gradient is None else gradient.mul_(scale).to(dtype)
+                for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
+            ]
+        return *scaled, None, None, None
+
+
+def _supervised(
+    hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, bias_V: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The hidden states and labels of the supervised tokens alone, and their places among all tokens."""
+    vocabulary, width = weight_VD.shape
+    if hidden_BTD.shape != (*labels_BT.shape, width):
+        raise ValueError(
+            f"hidden states of shape {tuple(hidden_BTD.shape)} do not fit labels of shape {tuple(labels_BT.shape)} "
+            f"and an output layer of {vocabulary} x {width}"
         )
+    if bias_V is not None and bias_V.shape != (vocabulary,):
+        raise ValueError(f"a bias of shape {tuple(bias_V.shape)} does not fit a vocabulary of {vocabulary}")
+    labels_T = labels_BT.reshape(-1)
+    hidden_TD = hidden_BTD.reshape(-1, width)
+    places_T = (labels_T != IGNORED).nonzero().squeeze(1)
+    if places_T.shape[0] < labels_T.shape[0]:
+        hidden_TD, labels_T = hidden_TD.index_select(0, places_T), labels_T.index_select(0, places_T)
+    if labels_T.shape[0]:
+        lowest, highest = (int(label) for label in labels_T.aminmax())
+        if lowest < 0 or highest >= vocabulary:
+            raise ValueError(
+                f"label {lowest if lowest < 0 else highest} is not in a vocabulary of {vocabulary}: labels are from 0 "
+                f"to {vocabulary - 1}, or {IGNORED} for a token that is not supervised"
+            )
+    return hidden_TD, labels_T, places_T
 
 
-def cross_entropy_sum(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor, int]:
+def cross_entropy_sum(
+    hidden_BTD: Tensor,
+    weight_VD: Tensor,
+    labels_BT: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    softcap: float | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> tuple[Tensor, Tensor, int]:
     """The summed loss in nats, the number of supervised tokens whose likeliest next token is right, and their count.
 
-    Only supervised tokens are computed at all.
+    Only supervised tokens are computed at all. ``softcap`` bends logits into (-softcap, softcap) by a tanh;
+    ``label_smoothing`` is the share of the target spread evenly over the vocabulary; ``z_loss`` weighs the square of
+    each token's log-normaliser, which is added to the loss. The loss is in float32, or in float64 if the hidden
+    states are. Gradients are of first order only.
+
+    Raises:
+        ValueError: if a label is not in the vocabulary, shapes do not fit, or an option is out of its range.
     """
-    supervised_BT = labels_BT != IGNORED
-    hidden_TD = hidden_BTD[supervised_BT]
-    labels_T = labels_BT[supervised_BT]
-    loss, correct = _LinearCrossEntropy.apply(hidden_TD, weight_VD, labels_T)  # type: ignore[no-untyped-call]
+    options = _Options(softcap, label_smoothing, z_loss)
+    hidden_TD, labels_T, _ = _supervised(hidden_BTD, weight_VD, labels_BT, bias_V)
+    loss, correct = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_TD, weight_VD, bias_V, labels_T, options, torch.is_grad_enabled()
+    )
     return loss, correct, int(labels_T.shape[0])
 
 
 @torch.no_grad()
-def token_losses(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss in nats of each token and whether it was the likeliest, both B T; 0 and False where not supervised."""
-    losses_BT = torch.zeros(labels_BT.shape, dtype=torch.float32, device=labels_BT.device)
-    correct_BT = torch.zeros(labels_BT.shape, dtype=torch.bool, device=labels_BT.device)
-    supervised_BT = labels_BT != IGNORED
-    hidden_TD, labels_T = hidden_BTD[supervised_BT], labels_BT[supervised_BT]
-    losses, correct = [], []
-    for hidden, labels in zip(torch.split(hidden_TD, CHUNK_TOKENS), torch.split(labels_T, CHUNK_TOKENS), strict=True):
-        logits = (hidden @ weight_VD.t()).float()
-        losses.append(logits.logsumexp(dim=1) - logits.gather(1, labels.unsqueeze(1)).squeeze(1))
-        correct.append(logits.argmax(dim=1) == labels)
-    if losses:
-        losses_BT[supervised_BT] = torch.cat(losses)
-        correct_BT[supervised_BT] = torch.cat(correct)
-    return losses_BT, correct_BT
+def token_losses(
+    hidden_BTD: Tensor,
+    weight_VD: Tensor,
+    labels_BT: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The loss in nats of each token and whether it was the likeliest, both B T; 0 and False where not supervised.
+
+    Raises:
+        ValueError: if a label is not in the vocabulary, shapes do not fit, or ``softcap`` is not above 0.
+    """
+    options = _Options(softcap)
+    hidden_TD, labels_T, places_T = _supervised(hidden_BTD, weight_VD, labels_BT, bias_V)
+    dtype = _product_dtype(hidden_TD)
+    with _without_autocast(hidden_TD.device):
+        run = _Pass(weight_VD, bias_V, options, dtype)
+        losses_T, correct_T, _ = _losses_and_gradients(hidden_TD, labels_T, run, (False, False, False))
+    losses_BT = losses_T.new_zeros(labels_BT.numel()).index_copy_(0, places_T, losses_T)
+    correct_BT = correct_T.new_zeros(labels_BT.numel()).index_copy_(0, places_T, correct_T)
+    return losses_BT.view(labels_BT.shape), correct_BT.view(labels_BT.shape)
