@@ -123,7 +123,7 @@ def _repeated_n_grams(num_characters: int, words: Sequence[str]) -> Verdict:
                 return Drop(f"gopher-top-{n}-gram", share, most)
             if n == 2 and _are_longer_runs_rare(runs, ends, num_characters):
                 return KEEP
-        elif not len(runs.places):
+        elif _is_little(np.sort(runs.places), ends, num_characters):
             return KEEP
         else:
             most = _REPEATED_N_GRAMS[n - 5][1]
@@ -145,8 +145,21 @@ def _are_longer_runs_rare(pairs: "_Runs", ends: NDArray[np.int64], num_character
     is_again = np.zeros(num_words, np.bool_)
     is_again[pairs.places] = True
     starts = (is_again[:-3] & is_again[1:-2] & is_again[2:-1] & is_again[3:]).nonzero()[0]
+    return _is_little(starts, ends, num_characters)
+
+
+def _is_little(places: NDArray[np.int64], ends: NDArray[np.int64], num_characters: int) -> bool:
+    """Whether even the longest runs from these places cover less than any limit, and so all others do."""
     n, most = _REPEATED_N_GRAMS[-1]
-    return int((ends[np.minimum(starts + n, num_words)] - ends[starts]).sum()) < most * num_characters
+    return _covered(places, ends, n) < most * num_characters
+
+
+def _covered(places: NDArray[np.int64], ends: NDArray[np.int64], n: int) -> int:
+    """The characters of all words in the runs that begin at these places, which are in order."""
+    if not len(places):
+        return 0
+    stops = np.minimum(places + n, np.concatenate((places[1:], [len(ends) - 1])))
+    return int((ends[stops] - ends[places]).sum())
 
 
 class _Runs(NamedTuple):
@@ -204,7 +217,9 @@ def _repeated_characters(runs: _Runs, ends: NDArray[np.int64], n: int, least: fl
 
     No more than what all of them cover can be found; where that is at most ``least``, it is returned instead.
     """
-    covered = int((ends[runs.places + n] - ends[runs.places]).sum())
+    stood_before = np.ones(len(runs.places), np.bool_)
+    stood_before[runs.firsts] = False
+    covered = _covered(np.sort(runs.places[stood_before]), ends, n)
     if covered <= least:
         return covered
     order = runs.places.argsort()
