@@ -304,7 +304,7 @@ def test_ids_are_those_that_transformers_reads(tmp_path, rule, bos):
 
 
 @cache
-def sentencepiece_model():
+def sentencepiece_model(prefix=True, own=()):
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT.splitlines()),
@@ -314,18 +314,28 @@ def sentencepiece_model():
         byte_fallback=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
+        add_dummy_prefix=prefix,
+        user_defined_symbols=list(own),
         minloglevel=2,
     )
     return sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
 
 
-def write_sentencepiece(writer):
-    model = sentencepiece_model()
-    kinds = [(6, model.is_byte), (3, model.is_control), (2, model.is_unknown), (5, model.is_unused)]
+def write_sentencepiece(writer, prefix=True, own=()):
+    model = sentencepiece_model(prefix, own)
+    kinds = [
+        (4, lambda number: model.id_to_piece(number) in own),
+        (6, model.is_byte),
+        (3, model.is_control),
+        (2, model.is_unknown),
+        (5, model.is_unused),
+    ]
     ids = range(model.vocab_size())
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list([model.id_to_piece(number) for number in ids])
+    pieces = [model.id_to_piece(number) for number in ids]
+    writer.add_token_list([piece.replace("\u2581", " ") if piece in own else piece for piece in pieces])
+    writer.add_add_space_prefix(prefix)
     writer.add_token_scores([model.get_score(number) for number in ids])
     writer.add_token_types([next((kind for kind, is_it in kinds if is_it(number)), 1) for number in ids])
     writer.add_bos_token_id(model.bos_id())
@@ -333,10 +343,12 @@ def write_sentencepiece(writer):
     writer.add_unk_token_id(model.unk_id())
 
 
-def test_ids_are_those_of_sentencepiece(tmp_path):
-    path = write_model(tmp_path / "model.gguf", "llama", tokenizer=write_sentencepiece)
-    ours, model = our_tokenizer(path), sentencepiece_model()
-    for text in (text for text in fuzzed() if text):
+@pytest.mark.parametrize(("prefix", "own"), [(True, ()), (False, ()), (False, ("\u2581\u2581", "<turn>", "\n\n"))])
+def test_ids_are_those_of_sentencepiece(tmp_path, prefix, own):
+    """The last of them is how Gemma's is made."""
+    path = write_model(tmp_path / "m.gguf", "llama", tokenizer=lambda writer: write_sentencepiece(writer, prefix, own))
+    ours, model = our_tokenizer(path), sentencepiece_model(prefix, own)
+    for text in (text for text in [*fuzzed(), "x  y   z<turn>\n\n\n"] if text):
         assert ours.encode(text).ids == [model.bos_id(), *model.encode(text)], repr(text)
         assert ours.decode(ours.encode(text).ids) == model.decode(model.encode(text))
     special = read_gguf(path).special
