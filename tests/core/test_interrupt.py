@@ -86,3 +86,20 @@ def test_a_loop_saves_and_exits_with_the_code_of_the_signal(number: int) -> None
     assert out == "saved\n"
     assert "Stopping after this step" in err
     assert child.returncode == 128 + number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_work_that_may_be_left_anywhere_is_left_at_the_first_signal(
+    number: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with grace() as stop:
+        with pytest.raises(Interrupted) as caught, stop.anywhere():
+            try:
+                os.kill(os.getpid(), number)
+                pytest.fail("went on after the signal")
+            except Exception:  # as a reader of broken files may do
+                pytest.fail("took the stop for an error of its own")
+        assert caught.value.exit_code == 128 + number
+        with pytest.raises(Interrupted), stop.anywhere():
+            pytest.fail("began after the signal")
+    assert "what is finished stays" in capfd.readouterr().err

@@ -60,15 +60,22 @@ def test_a_duration_checks_itself() -> None:
     ("text", "steps"),
     [
         ("160 steps", 160),
-        ("2.5 steps", 3),
+        ("2.6 steps", 3),
+        ("0.1 steps", 1),
         ("4096 tokens", 1),
-        ("4097 tokens", 2),
+        ("6100 tokens", 1),
+        ("6200 tokens", 2),
         ("3 epochs", 8),
-        ("9 seconds", None),
+        ("0.5 epochs", 1),
     ],
 )
-def test_num_steps(text: str, steps: int | None) -> None:
-    assert Duration.parse(text).num_steps(batch_tokens=4096, epoch_tokens=10_000) == steps
+def test_num_steps(text: str, steps: int) -> None:
+    assert Duration.parse(text).num_steps(step_tokens=4096, step_rows=4, epoch_rows=11) == steps
+
+
+def test_seconds_are_no_number_of_steps() -> None:
+    with pytest.raises(ConfigError, match="9 seconds cannot be told in steps"):
+        Duration.parse("9 seconds").num_steps(step_tokens=4096, step_rows=4, epoch_rows=11)
 
 
 @pytest.mark.parametrize(

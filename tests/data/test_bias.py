@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preceptor.core.errors import DataError
-from preceptor.data.bias import SHIPPED_GROUPS, BiasConfig, Counter, _split, rate_ratio, read_lexicon, wilson
+from preceptor.data.bias import (
+    SHIPPED_GROUPS,
+    BiasConfig,
+    Counter,
+    _split,
+    _student,
+    _Sums,
+    rate_ratio,
+    read_lexicon,
+    wilson,
+)
 from preceptor.data.words import WORD
 
 WORDS = ["she", "he", "him", "daughter", "career", "kitchen", "science", "the", "of", "muslim", "church", "old"]
@@ -83,6 +93,7 @@ def test_wilson_bounds_solve_the_equation_of_the_score_test(counts):
     share, z = successes / trials, 1.959963984540054
     low, high = wilson(successes, trials)
     assert 0 <= low <= share <= high <= 1
+    assert (low, high) == (0 if not successes else low, 1 if successes == trials else high)
     for bound in (low, high):
         spread = z * math.sqrt(bound * (1 - bound) / trials)
         assert math.isclose(abs(share - bound), spread, rel_tol=1e-6, abs_tol=1e-9)
@@ -96,6 +107,7 @@ def test_wilson_bounds_solve_the_equation_of_the_score_test(counts):
 def test_wilson_as_published(counts, low, high):
     assert wilson(*counts) == pytest.approx((low, high), abs=6e-5)
     assert wilson(0, 0) == (0, 1)
+    assert wilson(33, 33)[1] == 1 and all(wilson(n, n)[1] == 1 and wilson(0, n)[0] == 0 for n in range(1, 500))
 
 
 def test_rate_ratio_by_hand():
@@ -117,6 +129,79 @@ def test_the_interval_of_a_ratio_holds_what_it_promises():
         _, low, high = rate_ratio(near, 200, others, 300)
         held += low <= 2 <= high
     assert 0.925 <= held / 1000 <= 0.975
+
+
+def _unbiased(seed, documents):
+    """Documents that each speak of groups and of things, drawn apart; what one says, it says again and again."""
+    draw = random.Random(seed)
+    lists = [list(read_lexicon(kind).values()) for kind in SHIPPED_GROUPS]
+    attributes = list(read_lexicon("attributes").values())
+    counter = Counter()
+    for number in range(documents):
+        named = [draw.choice(draw.choice(groups)) for groups in lists]
+        things = [word for words in draw.sample(attributes, 3) for word in words[:5]]
+        text = []
+        for _ in range(draw.randint(5, 40)):
+            near = [draw.choice(things) if draw.random() < 0.3 else "walks" for _ in range(4)]
+            text += [draw.choice(named), *near, *["walks"] * draw.randint(0, 25)]
+        counter.add(" ".join(text), f"source-{number % 3}")
+    return counter
+
+
+def test_corpora_without_skews_seldom_show_one():
+    sizes = (20, 30, 60, 100)
+    shown = {size: sum(bool(_unbiased(seed, size).summary()["skews"]) for seed in range(50)) for size in sizes}
+    print(f"of 50 unbiased corpora of so many documents show a skew: {shown}")
+    # Intervals that take all mentions for independent show one in nearly every such corpus.
+    assert sum(shown.values()) <= 4
+
+
+def test_a_skew_in_clustered_documents_is_found_with_its_sources():
+    draw, counter = random.Random(1), Counter(BiasConfig(groups=("gender",)))
+    for number in range(60):
+        name, rate = draw.choice([("she", 0.5), ("he", 0.1)])
+        said = [f"{name} {'home' if draw.random() < rate else 'river'} " + "walks " * 25 for _ in range(20)]
+        counter.add(" ".join(said), f"source-{number % 3}")
+    (skew,) = counter.summary()["skews"]
+    assert (skew["group"], skew["near"]) == ("women", "family")
+    assert 1 < skew["low"] < 5 < skew["high"] and skew["low"] < skew["ratio"] < skew["high"]
+    assert set(skew["sources"]) == {"source-0", "source-1", "source-2"}
+    assert list(skew["sources"].values()) == sorted(skew["sources"].values(), reverse=True)
+
+
+def test_documents_that_repeat_themselves_are_no_evidence():
+    one = [("a", "she is at home " * 500), ("b", "he sits over there and waits " * 500)]
+    assert _counted(one).summary()["skews"] == []
+    assert _counted(one * 4).summary()["skews"] == []
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=2, max_size=12), st.integers(2, 6))
+def test_the_design_effect_is_that_of_clusters(pairs, times):
+    pairs = [(mentions, min(near, mentions)) for mentions, near in pairs]
+    mentions, near = (sum(each) for each in zip(*pairs, strict=True))
+
+    def sums(times):
+        squares = [sum((m * times) ** 2 for m, _ in pairs), sum((n * times) ** 2 for _, n in pairs)]
+        return _Sums(len(pairs), mentions * times, near * times, *squares, sum(m * n * times * times for m, n in pairs))
+
+    effect = sums(1).design_effect()
+    share = near / mentions
+    if 0 < share < 1:
+        variance = sum((n - share * m) ** 2 for m, n in pairs) * len(pairs) / (len(pairs) - 1) / mentions**2
+        assert effect == pytest.approx(max(1, variance / (share * (1 - share) / mentions)))
+        # A corpus in which each document says all of it several times has learned nothing.
+        if effect > 1:
+            assert sums(times).design_effect() == pytest.approx(times * effect)
+    else:
+        assert effect == 1
+
+
+def test_wide_intervals_are_those_of_student():
+    # Tables of Student's distribution: 0.975 and 0.9995.
+    for freedom, first, second in ((5, 2.5706, 6.869), (10, 2.2281, 4.587), (30, 2.0423, 3.646), (120, 1.9799, 3.373)):
+        assert _student(1.959964, freedom) == pytest.approx(first, rel=2e-3)
+        assert _student(3.290527, freedom) == pytest.approx(second, rel=1e-2 if freedom > 5 else 5e-2)
 
 
 def test_a_skew_is_named_with_its_sources():
@@ -171,6 +256,19 @@ def test_lists_of_ones_own(tmp_path):
         Counter().merge(counter)
     with pytest.raises(ValueError, match="window_words"):
         BiasConfig(window_words=0)
+
+
+def test_time_grows_in_line_with_the_text():
+    def seconds(times):
+        text = "she was at home and he was old " * times
+        spent = []
+        for _ in range(3):
+            start = time.process_time()
+            Counter().add(text, "a")
+            spent.append(time.process_time() - start)
+        return min(spent)
+
+    assert seconds(20_000) <= max(3 * seconds(10_000), 0.05)
 
 
 @pytest.mark.parametrize("letters", ["", "é"])

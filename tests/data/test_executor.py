@@ -5,13 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
 import pytest
 
 from preceptor.core.errors import ConfigError, DataError, Interrupted
-from preceptor.data.executor import ExecutionConfig, executor
+from preceptor.core.interrupt import grace
+from preceptor.data.executor import ExecutionConfig, executor, pulse
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 KINDS = ["in-process", "processes", pytest.param("ray", marks=pytest.mark.skipif(not HAS_RAY, reason="needs ray"))]
@@ -122,3 +124,62 @@ def test_an_address_where_no_cluster_listens_is_told_at_once():
     with pytest.raises(ConfigError, match="no Ray cluster answers") as error, executor(config, 2):
         pass
     assert "ray start --head" in error.value.remedy
+
+
+def sleep_long(number):
+    pulse().add(10, 1)
+    pulse().flush()
+    time.sleep(0.2 if number == 0 else 60)
+    return number
+
+
+@pytest.mark.parametrize("kind", ["in-process", "processes"])
+def test_a_signal_ends_the_item_in_hand_and_keeps_what_is_finished(kind):
+    results = []
+    told = []
+    timer = None
+    started = time.monotonic()
+    with grace() as stop, pytest.raises(Interrupted), stop.anywhere():
+        config = ExecutionConfig(kind=kind, num_workers=2)
+        with executor(config, 4, stop.check, lambda *amounts: told.append(amounts)) as workers:
+            for result in workers.map(sleep_long, range(4)):
+                results.append(result)
+                timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+                timer.start()
+                started = time.monotonic()
+    timer.join()
+    assert results == [0]
+    # Half a second until the signal, and no more than two to end.
+    assert time.monotonic() - started < 2.5
+    assert told and all(num_bytes == 10 * num_records for num_bytes, num_records in told)
+
+
+def beat(number):
+    for _ in range(number):
+        pulse().add(3, 1)
+    pulse().flush()
+    return number
+
+
+@pytest.mark.parametrize("kind", ["in-process", "processes"])
+def test_every_byte_and_record_is_told_once(kind):
+    told = []
+    config = ExecutionConfig(kind=kind, num_workers=2)
+    with executor(config, 3, tell=lambda *amounts: told.append(amounts)) as workers:
+        assert list(workers.map(beat, [100, 1000, 10])) == [100, 1000, 10]
+    assert tuple(map(sum, zip(*told, strict=True))) == (3330, 1110)
+    # A few times a second, however much is done.
+    assert len(told) < 20
+
+
+def test_a_stop_that_killed_a_worker_too_is_told_as_a_stop():
+    def check():
+        if asked:
+            raise Interrupted(signal.SIGTERM)
+
+    asked = []
+    with pytest.raises(Interrupted), executor(ExecutionConfig(num_workers=2), 6, check) as workers:
+        for number in workers.map(die_at_three, range(3)):
+            if number == 2:
+                asked.append(1)
+        list(workers.map(die_at_three, range(3, 6)))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preceptor.core.errors import DataError
+from preceptor.core.errors import ConfigError, DataError
 from preceptor.data.document import KEEP, Document, Drop
 from preceptor.data.opt_out import OptOut
 
@@ -158,8 +158,10 @@ def test_a_broken_file_is_refused_with_its_fault(tmp_path, name, text, message):
 
 def test_a_file_that_is_not_there(tmp_path):
     for path in (tmp_path / "none.toml", tmp_path):
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(ConfigError, match=r"^data\.rights\.opt_out: ") as raised:
             OptOut.load(str(path))
+        assert str(path) in raised.value.message and raised.value.remedy
+        assert raised.value.path == "data.rights.opt_out"
 
 
 def test_wishes_travel_to_workers(tmp_path):

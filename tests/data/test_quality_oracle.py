@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -102,15 +103,35 @@ def test_each_published_rule_drops_what_it_is_for(text, rules, expected):
 
 @given(st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), min_size=1, max_size=60))
 @settings(deadline=None, max_examples=150)
-def test_repeated_runs_are_those_of_a_plain_search(words):
-    ids = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
+def test_repeated_pairs_are_those_of_a_plain_search(words):
+    kinds = sorted(set(words))
+    ids = np.array([kinds.index(word) for word in words])
     ends = np.concatenate(([0], np.cumsum([len(word) for word in words])))
-    found = gopher._repeated_characters(ids, ends, 1, gopher._standing_again(ids, np.arange(len(ids)))[0], -1)
-    seen, expected = set(), 0
-    for word in words:
-        expected += len(word) * (word in seen)
-        seen.add(word)
+    pairs = gopher._standing_again(gopher._Runs(np.arange(len(ids)), ids, ids[:0]), ids[1:], len(kinds))
+    assert sorted(pairs.places) == [
+        place for place, pair in enumerate(pairwise(words)) if list(pairwise(words)).count(pair) > 1
+    ]
+    found = gopher._repeated_characters(pairs, ends, 2, -1)
+    seen, expected, place = set(), 0, 0
+    while place + 1 < len(words):
+        pair = (words[place], words[place + 1])
+        if pair in seen:
+            expected += len("".join(pair))
+            place += 1
+        seen.add(pair)
+        place += 1
     assert found == expected
+
+
+def test_a_glance_at_pairs_of_words_changes_no_verdict(benchmark, monkeypatch):
+    texts = [*benchmark.pages(200), *list(benchmark.documentation().values())[:200]]
+    given = [(text, treebank_words(text)) for text in texts]
+    quick = [gopher.repetition(*each) for each in given]
+    seen = []
+    glance = gopher._are_longer_runs_rare
+    monkeypatch.setattr(gopher, "_are_longer_runs_rare", lambda *each: seen.append(glance(*each)))
+    assert [gopher.repetition(*each) for each in given] == quick
+    assert True in seen and False in seen
 
 
 @given(st.text(max_size=300))

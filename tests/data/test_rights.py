@@ -11,7 +11,7 @@ from preceptor.core.errors import ConfigError
 from preceptor.data.document import KEEP, Document
 from preceptor.data.licence_text import Evidence, detect, licence_of_url
 from preceptor.data.rights import Policy, RightsConfig, settle
-from preceptor.data.spdx import licensing, normalise_licence, spdx
+from preceptor.data.spdx import _spdx, licensing, normalise_licence, spdx
 
 GPL = (
     "This program is free software: you can redistribute it and/or modify\n"
@@ -30,7 +30,13 @@ NOTICES = {
     "MIT": "Permission is hereby granted, free of charge, to any person obtaining\na copy of this software, to deal in "
     "the Software without restriction, including",
     "ISC": "Permission to use, copy, modify, and/or distribute this software\nfor any purpose with or without fee is "
+    "hereby granted, provided that the above copyright notice appears.",
+    "0BSD": "Permission to use, copy, modify, and/or distribute this software\nfor any purpose with or without fee is "
     "hereby granted.",
+    "MIT-0": "Permission is hereby granted, free of charge, to any person obtaining\na copy of this software, without "
+    "restriction, and to permit persons to whom it is furnished to do so.",
+    "JSON": "Permission is hereby granted, free of charge, to any person obtaining\na copy of this software, without "
+    "restriction.\nThe Software shall be used for Good, not Evil.",
     "BSD-2-Clause": "Redistribution and use in source and binary forms, with or without\nmodification, are permitted "
     "provided that the following conditions are met:",
     "BSD-3-Clause": "Redistribution and use in source and binary forms, with or without\nmodification, are permitted "
@@ -56,7 +62,22 @@ PAGES = {
     f"<p>Content is licensed under <a href='{HOME}/by-nd/4.0/'>this licence</a></p>": "CC-BY-ND-4.0",
     "<p>This page is licensed under the <b>MIT</b> License</p>": "MIT",
 }
+CREDITS = [
+    f"Photo by Ann Lee, licensed under {HOME}/by/4.0/",
+    f"Photo by A. Lee,\nlicensed under {HOME}/by/4.0/",
+    "Image: the mill, licensed under CC BY 4.0",
+    "Cover art by Ann, released under the Creative Commons Attribution 4.0 International License",
+    "Icon by Bo, licensed under the Apache License, Version 2.0",
+    f"Music: River Song, available under {HOME}/by-sa/3.0/",
+    f"Copyright of the image by Bo: {HOME}/by-sa/3.0/",
+]
 SILENT = [
+    *(("text", credit) for credit in CREDITS),
+    ("html", f"<p>Photo by <b>Ann</b>, licensed under <a href='{HOME}/by/4.0/'>CC BY</a></p>"),
+    ("text", f"This text is licensed under {HOME}/by/9.9/"),
+    ("text", "This text is licensed under CC BY 9.9"),
+    ("html", f'<a rel="license" href="{HOME}/by/9.9/">'),
+    ("html", "<p>Write SPDX-License-Identifier: MIT</p>"),
     ("text", "Many programs use the MIT License. What does such a license permit?"),
     ("text", "The kernel is licensed under the GNU General Public License version 2."),
     ("text", "If this work is licensed under the MIT License, you may copy it."),
@@ -216,6 +237,44 @@ def test_spdx(text, meant):
 def test_an_expression_that_is_none_is_refused_with_its_place():
     with pytest.raises(ConfigError, match=r"sources.a.*'Foo'"):
         normalise_licence("Foo", "sources.a")
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        (f"Photo: the mill.\nThis text is licensed under {HOME}/by/4.0/", "CC-BY-4.0"),
+        (
+            f"Photo by Ann, licensed under {HOME}/by/4.0/\n\nThis text is licensed under {HOME}/by-sa/4.0/",
+            "CC-BY-SA-4.0",
+        ),
+        ("Image: the mill. This work is licensed under CC BY 4.0.", "CC-BY-4.0"),
+        ("This work is licensed under the Creative Commons Attribution-Share Alike 3.0 license", "CC-BY-SA-3.0"),
+        ("This work is licensed under the Creative Commons Attribution Share Alike 3.0 license", "CC-BY-SA-3.0"),
+        ("This software is released under the MIT-0 license", "MIT-0"),
+        ("This software is released under the BSD Zero Clause license", "0BSD"),
+        (NOTICES["BSD-2-Clause"] + " The name of the author may not be used to endorse or promote it", "BSD-3-Clause"),
+        (NOTICES["BSD-3-Clause"] + " All advertising materials must say so", "BSD-4-Clause"),
+    ],
+)
+def test_what_looks_alike_is_told_apart(text, licence):
+    assert detect(text, "text").licence == licence
+
+
+def test_a_header_in_a_comment_of_a_page():
+    for start, end in (("<!-- ", " -->"), ("<html><!--\n  ", "\n-->")):
+        evidence = detect(f"{start}SPDX-License-Identifier: MIT{end}<p>words</p>", "html")
+        assert (evidence.licence, evidence.where) == ("MIT", "spdx-header")
+
+
+def test_strange_licences_of_millions_of_documents_are_not_all_kept():
+    policy = Policy(RightsConfig())
+    for number in range(5000):
+        spdx(f"strange {number}")
+        policy.judge(Document.new("t", "s", licence=f"LicenseRef-{number}"))
+    assert _spdx.cache_info().currsize <= 4096 and len(policy._known) <= 4096
+    long = " AND ".join(f"LicenseRef-{number}" for number in range(200))
+    assert spdx(long) is None and settle("MIT", _found(long))[0] == "unknown"
+    assert _drops(long, allow=("LicenseRef-*",)) == "unknown-licence"
 
 
 def _found(licence):

@@ -266,3 +266,21 @@ def test_shapes_that_do_not_fit_are_refused():
         losses.cross_entropy_sum(hidden, weight, labels[:, 1:])
     with pytest.raises(ValueError, match="do not fit labels"):
         losses.cross_entropy_sum(hidden, weight[:, 1:], labels)
+
+
+# PyTorch's compiler itself looks at the gradient of an intermediate result when a graph is interrupted.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_compiled_caller_gets_the_same_loss_and_gradients():
+    hidden, weight, bias, labels = case(torch.float32)
+
+    def loss(hidden, weight, bias):
+        options = {"bias_V": bias, "softcap": 3.0}
+        total, correct, count = losses.cross_entropy_sum(hidden.tanh(), weight, labels, **options, z_loss=0.1)
+        each, hits = losses.token_losses(hidden.tanh(), weight, labels, **options)
+        return total * 2, correct, count, each * 2, hits
+
+    total, *expected = loss(hidden, weight, bias)
+    gradients = gradients_of(total, hidden, weight, bias)
+    compiled, *reached = torch.compile(loss, backend="aot_eager")(hidden, weight, bias)
+    torch.testing.assert_close([compiled, *reached], [total, *expected])
+    torch.testing.assert_close(gradients_of(compiled, hidden, weight, bias), gradients)

@@ -8,6 +8,7 @@ import pytest
 from preceptor.core.errors import ConfigError
 from preceptor.data.document import Document
 from preceptor.recipes.inspect import Selection, browse, select
+from preceptor.recipes.reasons import reason
 
 LICENCES = ("MIT", "CC-BY-4.0", "unknown")
 RULES = ("too-short", "outlier:characters", "near-duplicate")
@@ -108,7 +109,7 @@ def test_every_text_stands_with_its_own_verdict(shelf):
         if entry.verdict == "kept":
             assert entry.text == texts[entry.document] and entry.reason == ""
         else:
-            assert entry.reason == f"{entry.rule}: measured {entry.measured:.6g}, limit 80; of file:x"
+            assert entry.reason == reason(entry.rule, entry.measured, 80.0, "of file:x")
     assert [entry.reason for entry in select(shelf, Selection(search="Document 4 "))] == [""]
     assert [entry.reason for entry in select(shelf, Selection(verdict="kept", search="Document 4 "))] == [
         "for validation"
@@ -144,7 +145,7 @@ def test_a_pipe_gets_lines_that_steer_no_terminal(shelf):
         line for line in lines if line.startswith(("kept", "dropped"))
     ]
     assert lines[4].startswith("dropped  file:books/2.html  unknown  ")
-    assert lines[4].endswith("  too-short: measured 0.5, limit 80; of file:x")
+    assert lines[4].endswith("  too-short: 0.5 characters, at least 80 needed; of file:x")
     assert lines[5].startswith("    gone ")
     assert all(len(line) <= 104 for line in lines if line.startswith("    "))
     assert not set("\x1b\x07") & set(output.getvalue())
@@ -200,8 +201,48 @@ def test_a_screen_says_the_reason_and_shows_no_escape_of_the_text(shelf):
     output = Terminal()
     browse(shelf, Selection(rule="too-short"), output=output, read_key=lambda: "q")
     said = output.getvalue()
-    assert "too-short: measured 0.5, limit 80; of file:x" in said
+    assert "too-short: 0.5 characters, at least 80 needed; of file:x" in said
     assert "gone ␛[2J" in said and "\x1b]0;" not in said
     output = Terminal()
     browse(shelf, Selection(verdict="kept"), output=output, read_key=lambda: "q")
     assert "more characters]" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("dropped", "said"),
+    [
+        (("too-short", 12, 80, ""), "too-short: 12 characters, at least 80 needed"),
+        (("too-long", 2_000_000, 1_000_000, ""), "too-long: 2,000,000 characters, at most 1,000,000 allowed"),
+        (("near-duplicate", 0.8612, 0.8, "of file:x"),
+         "near-duplicate of file:x: 0.861 of the word n-grams in common, at most 0.8 allowed"),
+        (("exact-duplicate", 1, 0, "of file:x"), "exact-duplicate of file:x"),
+        (("duplicate-id", 1, 0, "of file:x"), "duplicate-id of file:x"),
+        (("repeated-elsewhere", 0.9, 0.8, "of file:x"),
+         "repeated-elsewhere: 0.9 of it stands in other documents, at most 0.8 allowed; for example in file:x"),
+        (("unknown-licence", 1, 0, "none is declared or stated"), "unknown-licence: none is declared or stated"),
+        (("withdrawn", 1, 0, "by its id"), "withdrawn: by its id"),
+        (("c4-lorem-ipsum", 1, 0, ""), "c4-lorem-ipsum"),
+        (("other-language", 0.98, 0, "de"), "other-language: 0.98 sure of its language; de"),
+        (("personal-data", 2, 0, "email, phone"), "personal-data: 2 found; email, phone"),
+        (("outlier:characters", 9, 20.5, ""), "outlier:characters: 9, at least 20.5 needed"),
+    ],
+)  # fmt: skip
+def test_a_reason_says_what_was_measured_only_where_something_was(dropped, said):
+    assert reason(*dropped) == said
+
+
+@pytest.mark.parametrize("leaving", [KeyboardInterrupt, EOFError, OSError])
+def test_a_key_that_interrupts_or_a_terminal_that_is_gone_ends_like_q(shelf, leaving):
+    def read_key():
+        raise leaving
+
+    assert browse(shelf, Selection(), output=Terminal(), read_key=read_key) == 1
+    assert browse(shelf, Selection(), output=Terminal(), read_key=lambda: "") == 1
+
+
+def test_a_long_text_leaves_the_reason_on_the_screen(shelf, monkeypatch):
+    monkeypatch.setenv("LINES", "12")
+    output = Terminal()
+    browse(shelf, Selection(verdict="kept", limit=1), output=output, read_key=lambda: "q")
+    assert len(output.getvalue().splitlines()) <= 12
+    assert "more characters]" in output.getvalue() and "n next" in output.getvalue()

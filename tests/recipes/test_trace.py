@@ -258,7 +258,7 @@ def test_a_trace_names_what_descends_and_says_why_a_document_left(made):
     assert "adapter" in said and checkpoint.id[:16] in said and "documents/00000.parquet row 0" in said
     dropped = trace(out, "file:8.txt")["documents"][0]
     assert (dropped["rule"], dropped["models"], dropped["kept"]) == ("too-short", [], [])
-    assert "dropped by exact-duplicate (of file:7.txt)" in as_text(trace(out, "file:7-again.txt"))
+    assert "dropped by exact-duplicate of file:7.txt" in as_text(trace(out, "file:7-again.txt"))
     with pytest.raises(DataError, match="no document"):
         trace(out, "file:never-read.txt")
 

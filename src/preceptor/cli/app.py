@@ -1,9 +1,12 @@
 """The command that all others belong to, and what is said when one of them fails."""
 
+import contextlib
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -15,6 +18,8 @@ from preceptor.cli.stages import evaluate, finetune, pretrain, report, run
 from preceptor.cli.tokenizer import tokenizer
 from preceptor.core.errors import Interrupted, PreceptorError
 
+_READER_LEFT = 128 + 13
+# As a shell tells of SIGPIPE, which is number 13 wherever there is one.
 _EPILOG = """\b
 Examples
   preceptor run                                  the default, into runs/default
@@ -24,7 +29,34 @@ Examples
 """
 
 
+class _ReaderLeftError(Exception):
+    """Whoever read our output has gone. Not an OSError, which click would end with its own code and without a word."""
+
+
+class _Cli(click.Group):
+    """A group whose commands may print into a pipe that closes early."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the words, which may print a page of help."""
+        with _left_readers():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command that the words name."""
+        with _left_readers():
+            return super().invoke(context)
+
+
+@contextlib.contextmanager
+def _left_readers() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderLeftError from error
+
+
 @click.group(
+    cls=_Cli,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=_EPILOG,
 )
@@ -46,11 +78,8 @@ for command in (run, data, tokenizer, pretrain, finetune, evaluate, report, gene
 
 
 def _fail(message: str, exit_code: int) -> int:
-    label = (
-        click.style("error:", fg="red", bold=True)
-        if sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        else "error:"
-    )
+    is_coloured = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    label = click.style("error:", fg="red", bold=True) if is_coloured else "error:"
     click.echo(f"{label} {message}", err=True)
     return exit_code
 
@@ -63,11 +92,23 @@ def _stopped(error: BaseException) -> int | None:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):
         return _fail("stopped at once; the same command goes on from the last checkpoint", 130)
-    if isinstance(error, BrokenPipeError):
-        # Whoever read our output has gone; nothing more can be said to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    if isinstance(error, _ReaderLeftError | BrokenPipeError):
+        return _READER_LEFT
     return None
+
+
+def _flush() -> int:
+    """Hand on what is still held back: 0, or the exit code where whoever read it has gone."""
+    code = 0
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except BrokenPipeError:
+            # What cannot be handed on would be tried once more when Python ends, with a complaint.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            code = _READER_LEFT
+    return code
 
 
 def _failed(error: BaseException) -> int:
@@ -88,10 +129,11 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except Exception as error:
-        if "--debug" in sys.argv:
-            raise
         stopped = _stopped(error)
+        if stopped is None and "--debug" in sys.argv:
+            raise
         code = _failed(error) if stopped is None else stopped
     except KeyboardInterrupt as error:
         code = _stopped(error)
-    sys.exit(code if isinstance(code, int) else 0)
+    left = _flush()
+    sys.exit(code if isinstance(code, int) and code else left)

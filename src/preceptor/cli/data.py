@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -55,8 +55,8 @@ def _newest_corpus(out: Path) -> "Corpus":
 
 
 @data.command()
-@click.option("--dropped", "verdict", flag_value="dropped", help="Only documents that were dropped.")
-@click.option("--kept", "verdict", flag_value="kept", help="Only documents that were kept.")
+@click.option("--dropped", is_flag=True, help="Documents that were dropped; with --kept, or without either, all.")
+@click.option("--kept", is_flag=True, help="Documents that were kept.")
 @click.option("--rule", default="", help="Only what this rule dropped.")
 @click.option("--source", default="", help="Only what comes from here: a part of a source's name or of a path.")
 @click.option("--licence", default="", help="Only documents under this licence.")
@@ -64,14 +64,15 @@ def _newest_corpus(out: Path) -> "Corpus":
 @click.option("--limit", default=0, help="So many at most; 0 for all.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @OUT_OPTION
-def inspect(verdict: str | None, as_json: bool, out: Path, **chosen: Any) -> None:
+def inspect(dropped: bool, kept: bool, as_json: bool, out: Path, **chosen: Any) -> None:
     """Browse documents that were kept and dropped, with the reason for each.
 
     On a terminal one at a time (n next, p previous, q leaves), else as a list.
     """
     from preceptor.recipes.inspect import Selection, browse
 
-    browse(_newest_corpus(out), Selection(verdict=verdict or "", **chosen), as_json=as_json)  # type: ignore[arg-type]
+    verdict: Literal["", "kept", "dropped"] = "" if kept == dropped else "kept" if kept else "dropped"
+    browse(_newest_corpus(out), Selection(verdict=verdict, **chosen), as_json=as_json)
 
 
 @data.command()

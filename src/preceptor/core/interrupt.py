@@ -12,11 +12,16 @@ from preceptor.core.errors import Interrupted
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class _Left(KeyboardInterrupt):
+    """Raised by the handler inside a block that may be left anywhere; no `except Exception` takes it for its own."""
+
+
 class Stop:
     """Whether somebody has asked the work to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._leaves = False
 
     @property
     def requested(self) -> bool:
@@ -32,11 +37,31 @@ class Stop:
         if self.signal is not None:
             raise Interrupted(self.signal)
 
+    @contextmanager
+    def anywhere(self) -> Iterator[None]:
+        """A block that the first signal ends wherever it is; for work of which whatever is done stands on the disk.
+
+        Raises:
+            Interrupted: a signal has asked to stop.
+        """
+        self.check()
+        before, self._leaves = self._leaves, True
+        try:
+            yield
+        except _Left:
+            self.check()
+            raise
+        finally:
+            self._leaves = before
+
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Take a signal: note the first, end at once on the second."""
         if self.signal is None:
             self.signal = number
             # Not print: the signal may have come in the middle of one.
+            if self._leaves:
+                os.write(2, b"\nStopping; what is finished stays. Once more to stop at once.\n")
+                raise _Left
             os.write(2, b"\nStopping after this step and saving; once more to stop at once.\n")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -53,18 +53,22 @@ class Duration:
         name = self.kind.removesuffix("s") if self.amount == 1 else self.kind
         return f"{self.amount:.15g} {name}"
 
-    def num_steps(self, *, batch_tokens: int, epoch_tokens: int) -> int | None:
-        """The optimizer steps that reach it, at least 1; None for seconds, which no count of steps can tell."""
+    def num_steps(self, *, step_tokens: float, step_rows: int, epoch_rows: int) -> int:
+        """The optimizer steps that come nearest to it, at least 1, where a step takes so many tokens and rows.
+
+        Raises:
+            ConfigError: it is in seconds, which no count of steps can tell.
+        """
         match self.kind:
             case "steps":
                 exact = self.amount
             case "tokens":
-                exact = self.amount / batch_tokens
+                exact = self.amount / step_tokens
             case "epochs":
-                exact = self.amount * epoch_tokens / batch_tokens
+                exact = self.amount * epoch_rows / step_rows
             case "seconds":
-                return None
-        return max(1, math.ceil(exact))
+                raise ConfigError(f"{self} cannot be told in steps", remedy="give steps, tokens or epochs")
+        return max(1, round(exact))
 
 
 def _scaled(value: float, scales: Sequence[tuple[float, str]]) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from preceptor.data.config import DataConfig
 from preceptor.data.document import Document
 from preceptor.data.executor import ExecutionConfig, Executor, executor, no_stop
 from preceptor.data.overlap import resolve
+from preceptor.data.part_rows import PartRows
 from preceptor.data.parts import DOCUMENTS, SAMPLE, STATISTICS, Job, SourceReader, Task, read_part, tasks
 from preceptor.data.shards import (
     SHARD_BIAS,
@@ -89,8 +91,12 @@ def build(
     augmenter = Augmenter.make(config.augmentation, seed, *(translators or ())) if config.augmentation.copies else None
     job = Job(config, withdrawn, seed, workshop.work, workshop.key, readers or {}, augmenter)
     work = tasks(sources.plan(config.sources, piece_bytes=_PIECE_BYTES))
-    with output_errors(workshop.work), executor(workshop.execution, len(work), workshop.check) as workers:
-        _read(job, work, workers)
+    meter = _Meter()
+    with (
+        output_errors(workshop.work),
+        executor(workshop.execution, len(work), workshop.check, meter.tell) as workers,
+    ):
+        _read(job, work, workers, meter)
         _require_documents(job, work)
         limits = outliers.limits(_samples(job, work), config.outliers)
         say(f"data: comparing the documents of {len(work)} parts" if len(work) > 1 else "data: comparing the documents")
@@ -98,21 +104,59 @@ def build(
         admits = partial(outliers.admits, limits)
         resolve(parts, config.overlap, job.work / "decisions", workshop.check, admits=admits)
         finish = Finish(job, job.work / "decisions", limits)
-        shards = _write_shards(finish, work, workers)
+        shards = _write_shards(finish, work, workers, meter)
+    workshop.check()
     statistics = _merged(job, shards)
     datasheet_ = _describe(config, statistics, shards, limits, _bias(job, shards))
     _gather(job, shards, draft, datasheet_)
     return datasheet_
 
 
-def _read(job: Job, work: Sequence[Task], workers: Executor) -> None:
+class _Meter:
+    """Shows how far a pass over the parts is: what workers tell as they go, and at least what is finished."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._is_by_bytes = False
+
+    @contextmanager
+    def show(self, progress: Progress, *, is_by_bytes: bool) -> Iterator[None]:
+        """A block in which what is told moves a bar of bytes or of documents."""
+        self._told, self._finished = [0, 0], [0, 0]
+        self._is_by_bytes = is_by_bytes
+        with progress:
+            self._progress = progress
+            try:
+                yield
+            finally:
+                self._progress = None
+
+    def tell(self, num_bytes: int, num_records: int) -> None:
+        """Count what a worker has done within a part."""
+        if self._progress is not None:
+            self._told = [self._told[0] + num_bytes, self._told[1] + num_records]
+            self._draw(self._progress)
+
+    def finished(self, num_bytes: int, num_records: int) -> None:
+        """Count a part that is finished, of which no word may have come from the worker."""
+        if self._progress is not None:
+            self._finished = [self._finished[0] + num_bytes, self._finished[1] + num_records]
+            self._draw(self._progress)
+
+    def _draw(self, progress: Progress) -> None:
+        num_bytes, num_records = map(max, self._told, self._finished)
+        if self._is_by_bytes:
+            progress.text = f"{num_records:,} records"
+        done = num_bytes if self._is_by_bytes else num_records
+        progress.advance(max(0, done - progress.done))
+
+
+def _read(job: Job, work: Sequence[Task], workers: Executor, meter: _Meter) -> None:
     total = sum(piece.bytes for task in work for piece in task.pieces)
-    with Progress("data: read and clean", total=total or None, unit="bytes") as progress:
-        num_records = 0
+    progress = Progress("data: read and clean", total=total or None, unit="bytes")
+    with meter.show(progress, is_by_bytes=True):
         for task, records in zip(work, workers.map(partial(read_part, job), work), strict=True):
-            num_records += records
-            progress.note(f"{num_records:,} records")
-            progress.advance(sum(piece.bytes for piece in task.pieces))
+            meter.finished(sum(piece.bytes for piece in task.pieces), records)
 
 
 def _require_documents(job: Job, work: Sequence[Task]) -> None:
@@ -134,12 +178,13 @@ def _samples(job: Job, work: Sequence[Task]) -> outliers.Sample:
     return sample
 
 
-def _write_shards(finish: Finish, work: Sequence[Task], workers: Executor) -> list[Shard]:
-    with Progress("data: write", total=len(work), unit="parts") as progress:
+def _write_shards(finish: Finish, work: Sequence[Task], workers: Executor, meter: _Meter) -> list[Shard]:
+    rows = PartRows([finish.job.part(task.index) / DOCUMENTS for task in work], no_stop)
+    with meter.show(Progress("data: write", total=rows.num_rows, unit="documents"), is_by_bytes=False):
         shards = []
         for shard in workers.map(partial(write_shard, finish), [task.index for task in work]):
             shards.append(shard)
-            progress.advance()
+            meter.finished(0, rows.offsets[len(shards)] - rows.offsets[len(shards) - 1])
     num_kept = sum(shard.num_train + shard.num_validation for shard in shards)
     if num_kept == 0:
         drops = _merged(finish.job, shards).drops_by_rule()
@@ -156,7 +201,7 @@ def _write_shards(finish: Finish, work: Sequence[Task], workers: Executor) -> li
     validation = validation_ids(shards)
     if validation is None or finish.validation is not None:
         return shards
-    return _write_shards(with_split(finish, validation), work, workers)
+    return _write_shards(with_split(finish, validation), work, workers, meter)
 
 
 def _remedy_for(drops: Mapping[str, int]) -> str:

@@ -6,12 +6,13 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 from preceptor.core.errors import ConfigError, DataError
@@ -21,6 +22,8 @@ Result = TypeVar("Result")
 _WAITING_PER_WORKER = 2
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 10
+_TELL_SECONDS = 0.25
+Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,9 +56,54 @@ def no_stop() -> None:
     """Never stop."""
 
 
+def tell_nobody(num_bytes: int, num_records: int) -> None:
+    """Pass over how far the work is."""
+
+
+class Pulse:
+    """How much the work of this process has done since it was told last: bytes and records."""
+
+    def __init__(self, tell: Tell = tell_nobody) -> None:
+        self.tell = tell
+        self._bytes = self._records = 0
+        self._told = 0.0
+
+    def add(self, num_bytes: int, num_records: int = 0) -> None:
+        """Count what was done, and tell of it a few times a second."""
+        self._bytes += num_bytes
+        self._records += num_records
+        if time.monotonic() - self._told >= _TELL_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Tell of what was done since."""
+        num_bytes, num_records = self._bytes, self._records
+        self._bytes = self._records = 0
+        self._told = time.monotonic()
+        self.tell(num_bytes, num_records)
+
+
+_pulse = Pulse()
+
+
+def pulse() -> Pulse:
+    """What work tells how far it is within its item; whom that reaches is the executor's affair."""
+    return _pulse
+
+
+def _beat(tell: Tell) -> None:
+    global _pulse
+    _pulse = Pulse(tell)
+
+
 @contextmanager
-def executor(config: ExecutionConfig, num_items: int, check: Callable[[], None] = no_stop) -> Iterator[Executor]:
+def executor(
+    config: ExecutionConfig, num_items: int, check: Callable[[], None] = no_stop, tell: Tell = tell_nobody
+) -> Iterator[Executor]:
     """The executor for that many items; ``check`` is called while it waits, and raises to stop.
+
+    ``tell`` hears some times a second how many bytes and records were done since, also within an item; not from Ray.
+    Where the block ends by an error, so does the work in hand, within moments.
 
     Raises:
         ConfigError: Ray is asked for and not installed.
@@ -66,14 +114,45 @@ def executor(config: ExecutionConfig, num_items: int, check: Callable[[], None] 
         with _ray_cluster(config) as cluster:
             yield _Ray(cluster, config.num_workers, check)
     elif config.kind == "in-process" or workers == 1:
-        yield _InProcess(check)
+        with _told(check, tell):
+            yield _InProcess(check)
     else:
-        # Spawned, not forked: a fork of a process with threads may hold their locks for ever.
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_worker)
-        try:
-            yield _Processes(pool, workers, check)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        with _process_pool(workers, check, tell) as processes:
+            yield processes
+
+
+@contextmanager
+def _told(check: Callable[[], None], tell: Tell) -> Iterator[None]:
+    """A block in which the work of this process tells how far it is, and stops where it is asked to."""
+
+    def tell_and_check(num_bytes: int, num_records: int) -> None:
+        tell(num_bytes, num_records)
+        check()
+
+    before = _pulse.tell
+    _beat(tell_and_check)
+    try:
+        yield
+    finally:
+        _beat(before)
+
+
+@contextmanager
+def _process_pool(workers: int, check: Callable[[], None], tell: Tell) -> Iterator["_Processes"]:
+    # Spawned, not forked: a fork of a process with threads may hold their locks for ever.
+    context = multiprocessing.get_context("spawn")
+    done = context.Array("q", 2)
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, context, _prepare_worker, (done,))
+    try:
+        yield _Processes(pool, workers, check, tell, done)
+    except BaseException:
+        # A part may take long, and stands on the disk whole or not at all: nobody waits for the one in hand.
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -86,9 +165,21 @@ class _InProcess:
             yield work(item)
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(done: Any) -> None:
     """In a worker: leave Ctrl-C, which reaches the whole group, to the parent; end when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def tell(num_bytes: int, num_records: int) -> None:
+        # A worker that was killed in these lines keeps the lock for ever; then the count stays behind.
+        if done.get_lock().acquire(timeout=_TELL_SECONDS):
+            try:
+                numbers = done.get_obj()
+                numbers[0] += num_bytes
+                numbers[1] += num_records
+            finally:
+                done.get_lock().release()
+
+    _beat(tell)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 
@@ -105,6 +196,9 @@ class _Processes:
     pool: ProcessPoolExecutor
     workers: int
     check: Callable[[], None]
+    tell: Tell
+    done: Any
+    told: list[int] = field(default_factory=lambda: [0, 0])
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         waiting: deque[Future[Result]] = deque()
@@ -116,6 +210,7 @@ class _Processes:
             while waiting:
                 yield self._result(waiting.popleft())
         except BrokenProcessPool as error:
+            self.check()
             raise DataError(
                 "a worker of the data stage was killed; the machine may have run out of memory",
                 remedy="run the same command again, which goes on from the finished parts; set execution.num_workers=1 "
@@ -126,10 +221,21 @@ class _Processes:
         while True:
             self.check()
             try:
-                return future.result(timeout=_POLL_SECONDS)
+                result = future.result(timeout=_POLL_SECONDS)
             except TimeoutError:
                 if future.done():
                     raise
+                self._tell()
+            else:
+                self._tell()
+                return result
+
+    def _tell(self) -> None:
+        now = list(self.done.get_obj())
+        num_bytes, num_records = (new - old for new, old in zip(now, self.told, strict=True))
+        if num_bytes or num_records:
+            self.told[:] = now
+            self.tell(num_bytes, num_records)
 
 
 @contextmanager
@@ -187,12 +293,19 @@ class _Ray:
         shared = self.ray.put(work)
         workers = self.num_workers or int(self.ray.cluster_resources().get("CPU", 1))
         waiting: deque[Any] = deque()
-        for item in items:
-            if len(waiting) >= _WAITING_PER_WORKER * workers:
-                yield self._result(waiting.popleft())
-            waiting.append(call.remote(shared, item))
-        while waiting:
-            yield self._result(waiting.popleft())
+        try:
+            for item in items:
+                if len(waiting) >= _WAITING_PER_WORKER * workers:
+                    yield self._result(waiting[0])
+                    waiting.popleft()
+                waiting.append(call.remote(shared, item))
+            while waiting:
+                yield self._result(waiting[0])
+                waiting.popleft()
+        except BaseException:
+            for reference in waiting:
+                self.ray.cancel(reference, force=True)
+            raise
 
     def _result(self, reference: Any) -> Any:
         while True:

@@ -25,6 +25,7 @@ RuleSet = Literal["gopher-quality", "gopher-repetition", "c4", "fineweb"]
 
 _MIN_LINES = 5
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_NOT_LATIN_1 = re.compile(r"[^\x00-\xff]")
 _LETTERS = bytes(range(65, 91)) + bytes(range(97, 123))
 _DIGITS = b"0123456789"
 _SPACES = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
@@ -172,11 +173,11 @@ def measure(text: str) -> dict[str, float]:
 
 def _words(text: str) -> tuple[int, int, int]:
     """How many words there are, their characters, and the letters in long runs of consonants."""
-    if not text.isascii():
+    if not text.isascii() and WORD.search("".join(set(_NOT_LATIN_1.findall(text)))):
         words = WORD.findall(text)
         return len(words), sum(map(len, words)), sum(map(len, _CONSONANTS.findall(text)))
-    # The same by tables of bytes, in a tenth of the time.
-    raw = text.encode("ascii")
+    # The same by tables of bytes, in a tenth of the time; what is no byte stands in no word, as "?" does not.
+    raw = text.encode("latin-1", "replace")
     plain = raw.translate(_WORD_BYTES).split()
     runs = _CONSONANT_RUN.findall(raw.translate(_CONSONANT_BYTES))
     return len(plain), sum(map(len, plain)), sum(map(len, runs))

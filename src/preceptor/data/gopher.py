@@ -4,9 +4,10 @@ Source: Rae et al. 2021, Scaling Language Models, appendix A1.1 and table A1.
 """
 
 import math
-import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,6 @@ _MIN_WORDS_WITH_LETTERS = 0.8
 _MAX_REPEATED_PARTS, _MAX_REPEATED_CHARACTERS = 0.3, 0.2
 _TOP_N_GRAMS = ((2, 0.20), (3, 0.18), (4, 0.16))
 _REPEATED_N_GRAMS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
-_PARAGRAPH_END = re.compile(r"\n{2,}")
-_LINE_END = re.compile(r"\n+")
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def quality(text: str, words: Sequence[str]) -> Verdict:
@@ -82,11 +80,18 @@ def repetition(text: str, words: Sequence[str]) -> Verdict:
     """The verdict of the rules of repetition: paragraphs, lines, and runs of words."""
     if not text.strip():
         return Drop("gopher-empty", 0, 1)
-    for name, parts in (("paragraphs", _PARAGRAPH_END.split(text.strip())), ("lines", _LINE_END.split(text))):
+    for name, parts in _parts(text):
         verdict = _repeated_parts(text, name, parts)
         if isinstance(verdict, Drop):
             return verdict
     return _repeated_n_grams(len(text), words)
+
+
+def _parts(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The paragraphs, parted by empty lines, and the lines; that nothing stands before the first break counts too."""
+    yield "paragraphs", [part for each in text.strip().split("\n\n") if (part := each.lstrip("\n"))]
+    lines = [line for line in text.split("\n") if line]
+    yield "lines", lines + [""] * (text.startswith("\n") + text.endswith("\n"))
 
 
 def _repeated_parts(text: str, name: str, parts: list[str]) -> Verdict:
@@ -103,81 +108,124 @@ def _repeated_parts(text: str, name: str, parts: list[str]) -> Verdict:
 
 
 def _repeated_n_grams(num_characters: int, words: Sequence[str]) -> Verdict:
-    # Two words or runs of words that share a hash are taken for the same; at 64 bits none do by chance.
-    ids = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
+    kinds = defaultdict[str, int](count().__next__)
+    ids = np.fromiter(map(kinds.__getitem__, words), np.int64, len(words))
     ends = np.zeros(len(words) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, words), np.int64, len(words)), out=ends[1:])
-    hashes, places = ids, np.arange(len(words))
+    np.fromiter(map(len, kinds), np.int64, len(kinds))[ids].cumsum(out=ends[1:])
+    runs = _Runs(np.arange(len(words)), ids, ids[:0])
     for n in range(2, min(len(words), _REPEATED_N_GRAMS[-1][0]) + 1):
-        hashes = hashes[:-1] * _MULTIPLIER + ids[n - 1 :]
-        hashes ^= hashes >> np.uint64(29)
         # What stands once stands once in every longer run too: only runs that stood again are looked at.
-        places, kinds, counts = _standing_again(hashes, places[: places.searchsorted(len(hashes))])
+        runs = _standing_again(runs, ids[n - 1 :], len(kinds))
         if n <= _TOP_N_GRAMS[-1][0]:
             most = _TOP_N_GRAMS[n - 2][1]
-            share = _top_characters(hashes, ends, n, places, kinds, counts) / num_characters
+            share = _top_characters(runs, ends, n) / num_characters
             if share > most:
                 return Drop(f"gopher-top-{n}-gram", share, most)
-        elif not len(places):
+            if n == 2 and _are_longer_runs_rare(runs, ends, num_characters):
+                return KEEP
+        elif _is_little(np.sort(runs.places), ends, num_characters):
             return KEEP
         else:
             most = _REPEATED_N_GRAMS[n - 5][1]
-            share = _repeated_characters(hashes, ends, n, places, most * num_characters) / num_characters
+            share = _repeated_characters(runs, ends, n, most * num_characters) / num_characters
             if share > most:
                 return Drop(f"gopher-repeated-{n}-grams", share, most)
     return KEEP
 
 
-def _standing_again(
-    hashes: NDArray[np.uint64], places: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
-    """The places, of those given, whose hash stands at several of them, in order; those hashes; how often each."""
-    wanted = hashes[places]
-    held = np.sort(wanted)
-    differs = held[1:] != held[:-1]
-    if differs.all():
-        return places[:0], held[:0], places[:0]
-    edges = np.concatenate(([0], differs.nonzero()[0] + 1, [len(held)]))
-    counts = edges[1:] - edges[:-1]
-    is_again = counts > 1
-    kinds, counts = held[edges[:-1][is_again]], counts[is_again]
-    found = kinds.searchsorted(wanted) % len(kinds)
-    return places[kinds[found] == wanted], kinds, counts
+def _are_longer_runs_rare(pairs: "_Runs", ends: NDArray[np.int64], num_characters: int) -> bool:
+    """Whether the pairs of words alone show that no longer run exceeds a limit, as those of most texts do."""
+    num_words = len(ends) - 1
+    n, most = _TOP_N_GRAMS[-1]
+    # A run stands at most as often as the pair with which it begins; where none stands again, the first one counts.
+    lengths = ends[np.minimum(pairs.places + n, num_words)] - ends[pairs.places] + n - 1
+    top = (lengths * pairs.counts()[pairs.ids]).max(initial=ends[min(n, num_words)] + n - 1)
+    if top >= most * num_characters:
+        return False
+    is_again = np.zeros(num_words, np.bool_)
+    is_again[pairs.places] = True
+    starts = (is_again[:-3] & is_again[1:-2] & is_again[2:-1] & is_again[3:]).nonzero()[0]
+    return _is_little(starts, ends, num_characters)
 
 
-def _top_characters(
-    hashes: NDArray[np.uint64],
-    ends: NDArray[np.int64],
-    n: int,
-    places: NDArray[np.int64],
-    kinds: NDArray[np.uint64],
-    counts: NDArray[np.int64],
-) -> int:
+def _is_little(places: NDArray[np.int64], ends: NDArray[np.int64], num_characters: int) -> bool:
+    """Whether even the longest runs from these places cover less than any limit, and so all others do."""
+    n, most = _REPEATED_N_GRAMS[-1]
+    return _covered(places, ends, n) < most * num_characters
+
+
+def _covered(places: NDArray[np.int64], ends: NDArray[np.int64], n: int) -> int:
+    """The characters of all words in the runs that begin at these places, which are in order."""
+    if not len(places):
+        return 0
+    stops = np.minimum(places + n, np.concatenate((places[1:], [len(ends) - 1])))
+    return int((ends[stops] - ends[places]).sum())
+
+
+class _Runs(NamedTuple):
+    """The runs of so many words that stand at several places: those places, run by run, and each in order."""
+
+    places: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    """A small number for the run at each place; the same runs have the same."""
+    firsts: NDArray[np.int64]
+    """Where in both arrays each run begins."""
+
+    def counts(self) -> NDArray[np.int64]:
+        """How often each run stands."""
+        counts = np.empty_like(self.firsts)
+        np.subtract(self.firsts[1:], self.firsts[:-1], out=counts[:-1])
+        counts[-1:] = len(self.places) - self.firsts[-1:]
+        return counts
+
+
+def _standing_again(shorter: _Runs, last_words: NDArray[np.int64], num_kinds: int) -> _Runs:
+    """The runs of one word more: ``last_words`` are their last words by the place at which they begin."""
+    places, ids = shorter.places, shorter.ids
+    if len(places) and places.max() >= len(last_words):
+        is_inside = places < len(last_words)
+        places, ids = places[is_inside], ids[is_inside]
+    keys = ids * num_kinds + last_words[places]
+    bits = len(last_words).bit_length()
+    if bits + (len(last_words) * num_kinds).bit_length() < 64:
+        # Sorting numbers that carry their place is several times faster than sorting places by numbers.
+        packed = np.sort((keys << bits) | places)
+        keys, places = packed >> bits, packed & ((1 << bits) - 1)
+    else:
+        order = np.lexsort((places, keys))
+        keys, places = keys[order], places[order]
+    is_same = np.zeros(len(keys) + 1, np.bool_)
+    np.equal(keys[1:], keys[:-1], out=is_same[1:-1])
+    starts = is_same[1:] > is_same[:-1]
+    is_again = is_same[1:] | is_same[:-1]
+    starts = starts[is_again]
+    return _Runs(places[is_again], starts.cumsum() - 1, starts.nonzero()[0])
+
+
+def _top_characters(runs: _Runs, ends: NDArray[np.int64], n: int) -> int:
     """The characters of the most frequent run of words, the first where several are, with a space between words."""
     first, most = 0, 1
-    if len(places):
+    if len(runs.places):
+        counts = runs.counts()
         most = int(counts.max())
-        top = kinds[counts == most]
-        found = hashes[places]
-        is_top = found == top[0] if len(top) == 1 else top[np.searchsorted(top, found) % len(top)] == found
-        first = int(places[is_top.argmax()])
+        first = int(runs.places[runs.firsts[counts == most]].min())
     return (int(ends[first + n] - ends[first]) + n - 1) * most
 
 
-def _repeated_characters(
-    hashes: NDArray[np.uint64], ends: NDArray[np.int64], n: int, places: NDArray[np.int64], least: float
-) -> int:
+def _repeated_characters(runs: _Runs, ends: NDArray[np.int64], n: int, least: float) -> int:
     """The characters of runs that stood before, counted once each: after a repeat the search goes on behind it.
 
-    Only ``places`` hold runs that stand again. No more than what all of them cover can be found; where that is at most
-    ``least``, it is returned instead.
+    No more than what all of them cover can be found; where that is at most ``least``, it is returned instead.
     """
-    covered = int((ends[places + n] - ends[places]).sum())
+    stood_before = np.ones(len(runs.places), np.bool_)
+    stood_before[runs.firsts] = False
+    covered = _covered(np.sort(runs.places[stood_before]), ends, n)
     if covered <= least:
         return covered
+    order = runs.places.argsort()
     seen: set[int] = set()
     found = behind = 0
-    for place, run in zip(places.tolist(), hashes[places].tolist(), strict=True):
+    for place, run in zip(runs.places[order].tolist(), runs.ids[order].tolist(), strict=True):
         if place < behind:
             continue
         if run in seen:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from preceptor.data.document import UNKNOWN_LICENCE
-from preceptor.data.spdx import spdx
+from preceptor.data.spdx import CC_URL, OTHER_URL, licence_of_url, spdx
 
 TextKind = Literal["html", "text", "code", "markdown"]
 Where = Literal["spdx-header", "rel-license", "meta", "json-ld", "licence-url", "licence-text"]
@@ -39,22 +39,34 @@ _SPDX_HEADER = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9.+:() -]{1,199}?)[ \t]{0,8}(?:\*/|-{2,3}>|\*\)|#\}|%>|\*{1,80}|#{1,80})?[ \t]{0,8}\r?$",
     re.MULTILINE,
 )
-_CC_URL = re.compile(
-    r"creativecommons\.org/(?:licenses/(by(?:-(?:nc|nd|sa)){0,2})/(\d\.\d)|(publicdomain/zero)/(1\.0))", re.IGNORECASE
+_URL_HINTS = (
+    "creativecommons.org/",
+    "/license/",
+    "/licenses/",
+    "/licence/",
+    "/licences/",
+    ".org/mpl/",
+    ".org/en-us/mpl/",
 )
-_OTHER_URL = re.compile(
-    r"(?:opensource\.org/licen[sc]es?/([A-Za-z0-9.-]{2,40})|spdx\.org/licenses/([A-Za-z0-9.-]{2,40})"
-    r"|(apache\.org/licenses/LICENSE-2\.0)|gnu\.org/licenses/(?:old-licenses/)?((?:a|l|f)?(?:gpl|dl)-\d\.\d)"
-    r"|(mozilla\.org/(?:en-US/)?MPL/2\.0))",
-    re.IGNORECASE,
-)
-_URL_HINT = re.compile(r"creativecommons\.org/|/licen[sc]es?/|\.org/(?:en-US/)?MPL/", re.IGNORECASE)
 _URL_CUE = re.compile(
     r"licen[cs]ed|(?:available|released|distributed|published|provided|shared) under|licen[cs]e\s?:|copyright|©|&copy;"
     r"|otherwise (?:noted|stated)|the licen[cs]e (?:of|for) this",
     re.IGNORECASE,
 )
 _CUE_BEFORE, _CUE_AFTER, _MAX_LOOKS = 250, 120, 100
+# "Photo by Ann, licensed under ..." gives a picture away, not the text that it stands in, unless it goes on to say so.
+_CREDIT = re.compile(
+    r"\b(?:photo(?:graph|graphy)?|image|picture|cover(?: art| image| photo| design)?|icon|music|illustration|artwork"
+    r"|art|video|audio|drawing|painting|logo|map)s?(?: credits?)?"
+    r"(?:\s?:|(?: \w{1,20}){0,2} (?:by|courtesy of)\b|,?(?: is| are)? licen[cs]ed\b)"
+    r"(?!.*(?<!for )(?<!of )(?<!in )\b(?:this|these|our|all|the) (?:text|content|page|work|article|book|document|site"
+    r"|post|file|software|program|documentation|material)s?\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+_SENTENCE_END = re.compile(
+    r"[a-z0-9)\]]{2}[.!?]\s|\n\s{0,80}\n|(?<![,\n])(?<! by)\n(?=\s{0,80}[A-Z©])"
+    r"|</?(?:p|div|li|br|td|tr|h[1-6]|footer)\b"
+)
 _REL_LICENCE = re.compile(r"""\brel\s{0,3}=\s{0,3}["']?[a-z \t]{0,60}\blicense\b""", re.IGNORECASE)
 _HREF = re.compile(r"""\bhref\s{0,3}=\s{0,3}["']?([^"'\s<>]{1,300})""", re.IGNORECASE)
 _META_NAME = re.compile(
@@ -64,11 +76,16 @@ _META_NAME = re.compile(
 _META_CONTENT = re.compile(r"""\bcontent\s{0,3}=\s{0,3}(?:"([^"]{1,300})"|'([^']{1,300})')""", re.IGNORECASE)
 _OTHER_THINGS = ("Image", "Video", "Audio", "Media", "Photograph", "Dataset", "Software")
 """Beginnings of schema.org types whose licence is that of a thing on the page, not that of its text."""
+_SPDX_IN_COMMENT = re.compile(
+    r"<!--[^\w<>]{0,80}SPDX-License-Identifier:[ \t]{0,8}([A-Za-z0-9][A-Za-z0-9.+:() -]{1,199}?)"
+    r"\s{0,8}(?:-{2,3}>|\r?\n)"
+)
 _TAG = re.compile(r"<[^<>]{0,2000}>")
 _LINE_PREFIX = re.compile(r"^[^\w\n]{1,16}|^[ \t]{0,8}(?:rem|dnl)[ \t]|\*/|-->", re.MULTILINE)
 
 _CC = (
-    r"(?:creative commons )?attribution((?:[- ](?:non-?commercial|no-?deriv(?:ative)?s?(?: works)?|share-?alike)){0,2})"
+    r"(?:creative commons )?attribution"
+    r"((?:[- ](?:non-?commercial|no-?deriv(?:ative)?s?(?: works)?|share[- ]?alike)){0,2})"
     r"(?: (?:international|public|unported|generic)){0,2}(?: licen[cs]e)?,? ?v?(?:ersion )?(\d\.\d)"
 )
 _GNU = (
@@ -78,6 +95,8 @@ _GNU = (
 )
 _NAMES: tuple[tuple[str, str], ...] = (
     ("Apache-2.0", r"apache (?:software )?(?:licen[cs]e)?[ ,-]{0,2}(?:version |v\.? ?)?2(?:\.0)?(?!\d)"),
+    ("MIT-0", r"mit[ -]0\b|mit no attribution"),
+    ("0BSD", r"0bsd\b|(?:bsd )?zero[ -]clause bsd|bsd zero[ -]clause"),
     ("MIT", r"mit(?:/x11)?[ -]licen[cs]e"),
     ("BSD-3-Clause", r"(?:bsd[ -]3[ -]clause|3[ -]clause bsd)"),
     ("BSD-2-Clause", r"(?:bsd[ -]2[ -]clause|2[ -]clause bsd)"),
@@ -127,6 +146,7 @@ _PHRASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Zlib", ("provided 'as-is', without any express or implied warranty", "altered source versions")),
     ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
 )
+_GOOD_NOT_EVIL = "shall be used for good, not evil"
 _BSD = "redistribution and use in source and binary forms, with or without modification, are permitted provided"
 _CC_PARTS = (("commercial", "-NC"), ("deriv", "-ND"), ("alike", "-SA"))
 
@@ -160,23 +180,6 @@ def detect(text: str, kind: TextKind) -> Evidence | None:
     return _from_prose(f"{head}\n{tail}" if tail else head)
 
 
-def licence_of_url(url: str) -> str:
-    """The SPDX id of the licence that has an address, or the empty string."""
-    if match := _CC_URL.search(url):
-        return "CC0-1.0" if match[3] else f"CC-{match[1].upper()}-{match[2]}"
-    if match := _OTHER_URL.search(url):
-        if match[3]:
-            return "Apache-2.0"
-        if match[5]:
-            return "MPL-2.0"
-        name = (match[1] or match[2] or match[4]).lower().rstrip(".-").removesuffix(".html").removesuffix(".php")
-        if match[4]:
-            name = f"g{name}-only" if name.startswith("fdl") else f"{name}-only"
-        licence = spdx(name) or ""
-        return "" if licence == UNKNOWN_LICENCE else licence
-    return ""
-
-
 def _has_hint(text: str) -> bool:
     lower = text.lower()
     return any(hint in lower for hint in _HINTS)
@@ -202,11 +205,14 @@ def _all_of(found: Iterable[tuple[str, str]], where: Where) -> Evidence | None:
 
 
 def _from_page(page: str) -> Evidence | None:
-    """What a page says of itself by rel, meta or JSON-LD, in this order; else by a notice or the address it links."""
+    """What a page says of itself by header, rel, meta or JSON-LD, in this order; else by a notice or an address."""
     head = page[:_HEAD_CHARACTERS]
     tail = page[max(_HEAD_CHARACTERS, len(page) - _TAIL_CHARACTERS) :]
     if not any(word in page for word in _MARKUP_WORDS) and not _has_hint(head) and not _has_hint(tail):
         return None
+    headers = ((licence, found[0]) for found in _SPDX_IN_COMMENT.finditer(head) if (licence := _stated(found[1])))
+    if evidence := _all_of(headers, "spdx-header"):
+        return evidence
     links, metas = [], []
     for tag in _tags_about_licences(page):
         if _REL_LICENCE.search(tag):
@@ -284,21 +290,34 @@ def _from_prose(text: str) -> Evidence | None:
 
 def _from_urls(text: str) -> Evidence | None:
     """The one licence whose address stands beside words by which one is given; a text with several speaks of them."""
-    if not _URL_HINT.search(text):
+    # Plain searches are ten times as fast as a pattern that ignores case.
+    lower = text.lower()
+    if not any(hint in lower for hint in _URL_HINTS):
         return None
     found: dict[str, str] = {}
     is_given, looks = False, 0
-    for pattern in (_CC_URL, _OTHER_URL):
+    for pattern in (CC_URL, OTHER_URL):
         for match in pattern.finditer(text):
             if licence := licence_of_url(match[0]):
+                before = text[max(0, match.start() - _CUE_BEFORE) : match.start()]
+                if looks < _MAX_LOOKS and _is_credit(before):
+                    looks += 1
+                    continue
                 found.setdefault(licence, match[0])
                 if len(found) > 1:
                     return None
                 looks += 1
                 if not is_given and looks <= _MAX_LOOKS:
-                    before = text[max(0, match.start() - _CUE_BEFORE) : match.start()]
                     is_given = bool(_URL_CUE.search(before + text[match.end() : match.end() + _CUE_AFTER]))
     return _all_of(found.items(), "licence-url") if is_given else None
+
+
+def _is_credit(before: str) -> bool:
+    """Whether the sentence that an address or a name ends speaks of a picture or a sound."""
+    start = 0
+    for end in _SENTENCE_END.finditer(before):
+        start = end.end()
+    return _CREDIT.search(before, start) is not None
 
 
 def _from_words(text: str) -> Evidence | None:
@@ -314,10 +333,27 @@ def _from_words(text: str) -> Evidence | None:
     if len({match[0].replace("licence", "license") for match in _FAMILIES.finditer(words)}) >= _MAX_NAMES:
         return None
     found = [(licence, rows[0]) for licence, rows in _PHRASES if all(row in words for row in rows)]
+    found = [(_narrower(licence, words), quote) for licence, quote in found if not _is_phrase_of_credit(quote, words)]
     if _BSD in words:
-        clauses = "4" if "all advertising materials" in words else "3" if "neither the name" in words else "2"
+        is_endorsing = "neither the name" in words or "used to endorse or promote" in words
+        clauses = "4" if "all advertising materials" in words else "3" if is_endorsing else "2"
         found.append((f"BSD-{clauses}-Clause", _BSD))
     return _all_of([*found, *_in_sentences(words)], "licence-text")
+
+
+def _is_phrase_of_credit(phrase: str, words: str) -> bool:
+    place = words.find(phrase)
+    return phrase.startswith("licensed under") and _is_credit(words[max(0, place - _CUE_BEFORE) : place + 9])
+
+
+def _narrower(licence: str, words: str) -> str:
+    """The licence that begins with the words of another, and says less or more after them."""
+    if licence == "MIT" and _GOOD_NOT_EVIL in words:
+        return "JSON"
+    if licence == "MIT" and "furnished to do so." in words and "furnished to do so, subject to" not in words:
+        return "MIT-0"
+    ends = "without fee is hereby granted."
+    return "0BSD" if licence == "ISC" and ends in words and f"{ends[:-1]}, provided" not in words else licence
 
 
 def _in_sentences(words: str) -> Iterator[tuple[str, str]]:
@@ -326,11 +362,15 @@ def _in_sentences(words: str) -> Iterator[tuple[str, str]]:
         if _NOT_SAID.search(words, max(0, sentence.start() - 20), sentence.end()):
             continue
         place = sentence.end()
-        if named := _NAMED.match(words, place):
-            if licence := _licence_named(named):
-                yield licence, words[sentence.start() : named.end()]
-        elif short := _CC_SHORT.match(words, place):
-            yield f"CC-{short[1].replace(' ', '-').upper()}-{short[2]}", words[sentence.start() : short.end()]
+        if _is_credit(words[max(0, place - _CUE_BEFORE) : place]):
+            continue
+        named, short = _NAMED.match(words, place), _CC_SHORT.match(words, place)
+        if named:
+            licence = _licence_named(named)
+        else:
+            licence = (short and spdx(f"CC-{short[1].replace(' ', '-')}-{short[2]}")) or ""
+        if licence and (found := named or short):
+            yield licence, words[sentence.start() : found.end()]
 
 
 def _licence_named(named: re.Match[str]) -> str:

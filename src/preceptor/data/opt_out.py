@@ -12,7 +12,7 @@ from typing import Any
 
 from protego import Protego
 
-from preceptor.core.errors import DataError
+from preceptor.core.errors import ConfigError, DataError
 from preceptor.data.document import KEEP, Document, Drop, Verdict
 
 _KEYS = ("domains", "authors", "ids", "robots")
@@ -53,9 +53,14 @@ class OptOut:
         """The wishes that a TOML or JSON file holds.
 
         Raises:
+            ConfigError: there is no such file; names the key of the recipe.
             DataError: the file cannot be read, or a key or value of it is not understood; nothing is passed over.
         """
         file = Path(path).expanduser()
+        if not file.is_file():
+            what = "is a folder" if file.is_dir() else "there is no such file"
+            remedy = "name a file that exists, or leave data.rights.opt_out empty where nobody is to be left out"
+            raise ConfigError(f"data.rights.opt_out: {file}: {what}", path="data.rights.opt_out", remedy=remedy)
         try:
             text = file.read_text(encoding="utf-8-sig")
             is_json = file.suffix.lower() == ".json"

@@ -18,6 +18,7 @@ from preceptor.data.augment import Augmenter
 from preceptor.data.cleaning import Cleaned, Cleaner
 from preceptor.data.config import DataConfig
 from preceptor.data.document import UNKNOWN_LICENCE, Document, Drop, Rejected, is_encodable
+from preceptor.data.executor import pulse
 from preceptor.data.filters import MEASURES
 from preceptor.data.outliers import Sample
 from preceptor.data.overlap import SKETCH_FIELDS, sketch_many
@@ -116,14 +117,25 @@ def read_part(job: Job, task: Task) -> int:
     """
     folder = job.part(task.index)
     try:
-        return int(load(folder, "part", verify=False).facts["records"])
+        num_records = int(load(folder, "part", verify=False).facts["records"])
     except ArtifactError:
         pass  # not there, or torn by a power cut: it is made anew
+    else:
+        pulse().add(sum(piece.bytes for piece in task.pieces), num_records)
+        pulse().flush()
+        return num_records
     with write_folder(folder, "part", job.key, {}) as draft, output_errors(draft.path):
         writer = _PartWriter(job, draft.path)
         for piece in task.pieces:
+            left = piece.bytes
             for record in records(job, piece):
                 writer.take(record, piece)
+                # How far the reader is in the file is not known; the text that came out of it tells it well enough.
+                advanced = min(left, len(record.text)) if isinstance(record, Document) else 0
+                left -= advanced
+                pulse().add(advanced, 1)
+            pulse().add(left)
+        pulse().flush()
         draft.facts["records"] = writer.finish()
         return int(draft.facts["records"])
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import lru_cache
 from typing import Any, Literal
 
 from preceptor.data.document import KEEP, UNKNOWN_LICENCE, Document, Drop, Verdict
@@ -13,6 +13,9 @@ from preceptor.data.spdx import licensing, spdx
 __all__ = ["UNKNOWN_LICENCE", "Evidence", "Policy", "RightsConfig", "TextKind", "detect", "settle"]
 
 _MAX_STATED_CHARACTERS = 1000
+_MAX_EXPRESSION_CHARACTERS = 1000
+_MAX_REMEMBERED = 4096
+"""Documents state licences of their own wording, of which there may be as many as documents."""
 _OWN = "LicenseRef-"
 
 
@@ -48,7 +51,7 @@ def settle(declared: str, evidence: Evidence | None, stated: str = "") -> tuple[
 
     What the record states for itself wins over what its source declares for all; where it states what cannot be
     understood, the licence is unknown, whatever else is found. Where the text states another licence than was
-    declared, both must be kept to: the licence is ``declared AND detected``.
+    declared, both must be kept to: the licence is ``declared AND detected``; it is unknown where that is overlong.
     """
     notes = {}
     licence, is_understood = declared, True
@@ -62,11 +65,13 @@ def settle(declared: str, evidence: Evidence | None, stated: str = "") -> tuple[
     noted = notes | {"licence_from": f"{evidence.where}: {evidence.quote}"}
     if licence == UNKNOWN_LICENCE:
         return (evidence.licence if is_understood else licence), noted
+    if len(licence) + len(evidence.licence) > _MAX_EXPRESSION_CHARACTERS:
+        return UNKNOWN_LICENCE, noted
     both = _both(licence, evidence.licence)
     return both, notes if both == licence else noted
 
 
-@cache
+@lru_cache(maxsize=_MAX_REMEMBERED)
 def _both(licence: str, found: str) -> str:
     """The expression by which both are kept to: ``licence`` as it stands where whoever keeps to it keeps to both."""
     if found == licence:
@@ -86,7 +91,7 @@ class Policy:
 
     def judge(self, document: Document) -> Verdict:
         """Whether a document may train; the detail says what stands against it."""
-        if document.licence == UNKNOWN_LICENCE:
+        if document.licence == UNKNOWN_LICENCE or len(document.licence) > _MAX_EXPRESSION_CHARACTERS:
             if self.config.unknown == "refuse":
                 stated = document.metadata.get("stated_licence")
                 return Drop("unknown-licence", 1, 0, f"it says {stated!r}" if stated else "none is declared or stated")
@@ -99,6 +104,8 @@ class Policy:
     def _refusal(self, licence: str) -> str:
         """The rule by which a licence is refused, or the empty string; remembered, since there are few licences."""
         if licence not in self._known:
+            if len(self._known) >= _MAX_REMEMBERED:
+                self._known.clear()
             expression = licensing().parse(licence)
             if self._is_usable(expression, ("*", f"{_OWN}*")):
                 # A licence of somebody's own is known to nobody else: only who names it allows it.

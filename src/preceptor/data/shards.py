@@ -15,8 +15,10 @@ from preceptor.core.errors import ArtifactError, output_errors
 from preceptor.core.seeds import derive
 from preceptor.data import bias, outliers
 from preceptor.data.document import KEEP, Document, Drop, Verdict
+from preceptor.data.executor import no_stop, pulse
 from preceptor.data.filters import MEASURES, too_short
 from preceptor.data.overlap import Decisions, without_repeats
+from preceptor.data.part_rows import PartRows
 from preceptor.data.parts import (
     DOCUMENT_FIELDS,
     DOCUMENTS,
@@ -71,13 +73,18 @@ def write_shard(finish: Finish, index: int) -> Shard:
     name = "shards" if finish.validation is None else "shards-split"
     folder = job.work / name / f"{index:05d}"
     try:
-        return _shard(index, load(folder, "shard", verify=False).facts)
+        shard = _shard(index, load(folder, "shard", verify=False).facts)
     except ArtifactError:
         pass  # not there, or torn by a power cut: it is made anew
+    else:
+        pulse().add(0, PartRows([job.part(index) / DOCUMENTS], no_stop).num_rows)
+        pulse().flush()
+        return shard
     with write_folder(folder, "shard", job.key, {}) as draft, output_errors(draft.path):
         writer = _ShardWriter(finish, index, draft.path)
         for row, batch in _batches(job.part(index) / DOCUMENTS):
             writer.take(row, batch)
+        pulse().flush()
         draft.facts |= writer.finish()
         return _shard(index, draft.facts)
 
@@ -124,6 +131,7 @@ class _ShardWriter:
             fields["metadata"] = json.loads(fields["metadata"])
             said = dict(zip(MEASURES, measures[:, place].tolist(), strict=True))
             self._take(first_row + place, values[-1], Document(**fields), said)
+            pulse().add(0, 1)
         if len(self._ledger_rows) >= _ROWS_IN_GROUP:
             self._flush_ledger()
 

@@ -1,7 +1,7 @@
 """Licences by their SPDX names: what people write, as the expression that they mean."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from preceptor.core.errors import ConfigError
@@ -32,7 +32,17 @@ _ALIASES = {
     "python": "PSF-2.0",
 }
 """What people write, in lower case with hyphens, and the SPDX id that they mean."""
-_CREATIVE_COMMONS = re.compile(r"cc-by(?:-(?:nc|nd|sa)){0,2}-\d\.\d")
+_CREATIVE_COMMONS = re.compile(r"cc-by(?:-nc)?(?:-nd|-sa)?-(?:[1-4]\.0|2\.5)")
+
+CC_URL = re.compile(
+    r"creativecommons\.org/(?:licenses/(by(?:-(?:nc|nd|sa)){0,2})/(\d\.\d)|(publicdomain/zero)/(1\.0))", re.IGNORECASE
+)
+OTHER_URL = re.compile(
+    r"(?:opensource\.org/licen[sc]es?/([A-Za-z0-9.-]{2,40})|spdx\.org/licenses/([A-Za-z0-9.-]{2,40})"
+    r"|(apache\.org/licenses/LICENSE-2\.0)|gnu\.org/licenses/(?:old-licenses/)?((?:a|l|f)?(?:gpl|dl)-\d\.\d)"
+    r"|(mozilla\.org/(?:en-US/)?MPL/2\.0))",
+    re.IGNORECASE,
+)
 
 _OWN_NAME = re.compile(r"(?:DocumentRef-[A-Za-z0-9.-]{1,60}:)?LicenseRef-[A-Za-z0-9.-]{1,60}")
 
@@ -46,16 +56,19 @@ def licensing() -> Any:
     return get_spdx_licensing()
 
 
-@cache
 def spdx(text: str) -> str | None:
     """The SPDX expression that a text is or plainly means, ``unknown`` for none, or None where it is neither."""
+    # What is overlong must not even be remembered.
     text = text.strip()
+    return _spdx(text) if len(text) <= _MAX_CHARACTERS else None
+
+
+@lru_cache(maxsize=4096)
+def _spdx(text: str) -> str | None:
     if text in _AT_HAND:
         return text
     if text.lower() in ("", UNKNOWN_LICENCE, "none", "n/a", "noassertion"):
         return UNKNOWN_LICENCE
-    if len(text) > _MAX_CHARACTERS:
-        return None
     key = re.sub(r"[\s_,]+", "-", text.lower()).removeprefix("the-")
     key = re.sub(r"-v(?=\d)", "-", re.sub(r"-licen[cs]e(?=-|$)|-version(?=-)", "", key))
     if _CREATIVE_COMMONS.fullmatch(key):
@@ -79,6 +92,24 @@ def _has_own_names_only(parsed: Any) -> bool:
     """Whether all that the table lacks of an expression are names by which a document calls a licence of its own."""
     unknown = licensing().unknown_license_keys(parsed)
     return bool(unknown) and all(_OWN_NAME.fullmatch(name) for name in unknown)
+
+
+def licence_of_url(url: str) -> str:
+    """The SPDX id of the licence that has an address, or the empty string."""
+    if match := CC_URL.search(url):
+        kind = (match[1] or "").lower().replace("nd-nc", "nc-nd")
+        return "CC0-1.0" if match[3] else spdx(f"CC-{kind}-{match[2]}") or ""
+    if match := OTHER_URL.search(url):
+        if match[3]:
+            return "Apache-2.0"
+        if match[5]:
+            return "MPL-2.0"
+        name = (match[1] or match[2] or match[4]).lower().rstrip(".-").removesuffix(".html").removesuffix(".php")
+        if match[4]:
+            name = f"g{name}-only" if name.startswith("fdl") else f"{name}-only"
+        licence = spdx(name) or ""
+        return "" if licence == UNKNOWN_LICENCE else licence
+    return ""
 
 
 def normalise_licence(text: str, where: str) -> str:

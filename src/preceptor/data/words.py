@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from itertools import chain
+from string import ascii_letters, digits
 
 # Scripts that write no space between words: there each character counts as a word, or a clause would be one.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -36,9 +37,10 @@ _WITHIN = re.compile(
     rf"|(?:(?<={_LETTER})|(?<=[0-9]))(?:-{{1,3}}|–|——?|~|[:<>=/])(?={_LETTER})"
 )
 _HOST = "[A-Za-z0-9\u00a1-\uffff]"
-_ADDRESS = re.compile(
-    rf"(?:[\w+\-.]{{2,}}://)?(?:{_HOST}(?:(?:{_HOST}|[_-]){{0,62}}{_HOST})?\.)+{_LOWER}{{2,63}}(?::\d{{2,5}})?(?:[/?#]\S*)?\Z"
+_HOST_ADDRESS = re.compile(
+    rf"(?:{_HOST}(?:(?:{_HOST}|[_-]){{0,62}}{_HOST})?\.)+{_LOWER}{{2,63}}(?::\d{{2,5}})?(?:[/?#]\S*)?\Z"
 )
+_ADDRESS = re.compile(rf"(?:[\w+\-.]{{2,}}://)?{_HOST_ADDRESS.pattern}")
 
 _ABBREVIATIONS = (
     "a.m. p.m. e.g. E.g. E.G. i.e. I.e. I.E. D.C. Ph.D. v.s. vs. co. Co. Corp. Inc. Ltd. Bros. Adm. Dr. Gen. Gov. Jr. "
@@ -101,6 +103,9 @@ _JOINED = frozenset(
     for word, parts in _WHOLE.items()
     if len(parts) == 1 and 1 < len(word) <= 3 and not word.isalpha() and word != "''"
 )
+_DIGITS = frozenset(digits)
+_PLAIN_FIRST = frozenset(ascii_letters + digits) - frozenset("UCA")
+_PLAIN_LAST = frozenset(ascii_letters) - frozenset("sS")
 _MAX_REMEMBERED, _MAX_REMEMBERED_CHARACTERS = 200_000, 40
 
 
@@ -162,13 +167,15 @@ def _split(chunk: str) -> tuple[str, ...]:
     start, stop = 0, len(chunk)
     before: list[str] = []
     after: list[str] = []
-    while start < stop and not _is_whole(chunk, start, stop):
-        first = _first(chunk, start, stop)
+    # Most pieces begin and end with a letter or a digit, of which nothing needs to be asked where there are no units.
+    plain_last = _PLAIN_LAST if _DIGITS.isdisjoint(chunk) else _DIGITS
+    while start < stop and not (stop - start <= _LONGEST_WHOLE and chunk[start:stop] in _WHOLE):
+        first = 0 if chunk[start] in _PLAIN_FIRST else _first(chunk, start, stop)
         if first and _is_whole(chunk, start + first, stop):
             before.append(chunk[start : start + first])
             start += first
             break
-        last = _last(chunk, start + first, stop) if start + first < stop else 0
+        last = 0 if start + first >= stop or chunk[stop - 1] in plain_last else _last(chunk, start + first, stop)
         if last and _is_whole(chunk, start, stop - last):
             first = 0
         elif not first and not last:
@@ -179,7 +186,7 @@ def _split(chunk: str) -> tuple[str, ...]:
             after.append(chunk[stop - last : stop])
         start, stop = start + first, stop - last
     parts = (*before, *_within(chunk[start:stop]), *reversed(after))
-    return parts if len(parts) == 1 else tuple(_joined(parts))
+    return parts if len(parts) == 1 else _joined(parts)
 
 
 def _within(rest: str) -> tuple[str, ...]:
@@ -202,24 +209,35 @@ def _within(rest: str) -> tuple[str, ...]:
 def _is_address(rest: str) -> bool:
     if "." not in rest:
         return False
+    if "@" not in rest:
+        return (_ADDRESS if "://" in rest else _HOST_ADDRESS).match(rest) is not None
     # A name and a password may stand in front of the host, and an "@" in the path behind it.
     hosts = {rest, rest.partition("@")[2], rest.rpartition("@")[2]}
     return any(_ADDRESS.match(host) for host in hosts)
 
 
-def _joined(parts: tuple[str, ...]) -> Iterator[str]:
+def _joined(parts: tuple[str, ...]) -> tuple[str, ...]:
     """The words, with faces that were taken apart made whole, and contractions that came to light parted."""
-    place = 0
-    while place < len(parts):
-        for number in (3, 2):
-            face = "".join(parts[place : place + number]) if place + number <= len(parts) else ""
-            if face in _JOINED:
-                yield face
-                place += number
-                break
+    words: list[str] = []
+    place, end = 0, len(parts)
+    while place < end:
+        part = parts[place]
+        place += 1
+        # A face has at most three characters, so that few words begin one.
+        if place < end and len(part) + len(parts[place]) <= 3:
+            for number in (2, 1) if place + 1 < end else (1,):
+                face = "".join(parts[place - 1 : place + number])
+                if face in _JOINED:
+                    words.append(face)
+                    place += number
+                    break
+            else:
+                words += _WHOLE.get(part, (part,))
+        elif part in _WHOLE:
+            words += _WHOLE[part]
         else:
-            yield from _WHOLE.get(parts[place], (parts[place],))
-            place += 1
+            words.append(part)
+    return tuple(words)
 
 
 class _Parts(dict[str, tuple[str, ...]]):

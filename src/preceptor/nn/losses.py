@@ -8,6 +8,7 @@ Source: the gradients in the forward pass after Hsu et al. 2024 (Liger Kernel); 
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,6 +236,12 @@ def _supervised(
     return hidden_TD, labels_T, places_T
 
 
+def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # torch.compile would unroll the chunks, and it follows their shared buffers wrongly. To decorate the functions
+    # instead would import the compiler, seconds of work, wherever this module is.
+    return torch.compiler.disable(function)  # type: ignore[no-any-return,no-untyped-call]
+
+
 def cross_entropy_sum(
     hidden_BTD: Tensor,
     weight_VD: Tensor,
@@ -250,11 +257,22 @@ def cross_entropy_sum(
     Only supervised tokens are computed at all. ``softcap`` bends logits into (-softcap, softcap) by a tanh;
     ``label_smoothing`` is the share of the target spread evenly over the vocabulary; ``z_loss`` weighs the square of
     each token's log-normaliser, which is added to the loss. The loss is in float32, or in float64 if the hidden
-    states are. Gradients are of first order only.
+    states are. Gradients are of first order only. Within a compiled function the loss runs
+    as written: the graph ends before it and begins anew after it.
 
     Raises:
         ValueError: if a label is not in the vocabulary, shapes do not fit, or an option is out of its range.
     """
+    if torch.compiler.is_compiling():
+        return _uncompiled(cross_entropy_sum)(  # type: ignore[no-any-return]
+            hidden_BTD,
+            weight_VD,
+            labels_BT,
+            bias_V=bias_V,
+            softcap=softcap,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+        )
     options = _Options(softcap, label_smoothing, z_loss)
     hidden_TD, labels_T, _ = _supervised(hidden_BTD, weight_VD, labels_BT, bias_V)
     loss, correct = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
@@ -277,6 +295,9 @@ def token_losses(
     Raises:
         ValueError: if a label is not in the vocabulary, shapes do not fit, or ``softcap`` is not above 0.
     """
+    if torch.compiler.is_compiling():
+        disabled = _uncompiled(token_losses)
+        return disabled(hidden_BTD, weight_VD, labels_BT, bias_V=bias_V, softcap=softcap)  # type: ignore[no-any-return]
     options = _Options(softcap)
     hidden_TD, labels_T, places_T = _supervised(hidden_BTD, weight_VD, labels_BT, bias_V)
     dtype = _product_dtype(hidden_TD)

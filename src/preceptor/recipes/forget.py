@@ -11,21 +11,26 @@ from preceptor.core.artifact import Artifact, Store
 from preceptor.core.errors import ArtifactError, DataError, output_errors
 from preceptor.core.lock import hold
 from preceptor.data.index import Index, Place
-from preceptor.data.withdrawal import Withdrawal, keys_of, record
+from preceptor.data.withdrawal import Withdrawal, Withdrawn, keys_of, record, withdrawn
 from preceptor.recipes import seen
 from preceptor.recipes.folder import HTML_FILE, JSON_FILE
 from preceptor.recipes.taint import all_artifacts, descendants, mark, tainted
-from preceptor.recipes.trace import entry, find, root_of
+from preceptor.recipes.trace import entry, find, is_withdrawn, root_of
 
 _DUPLICATE_RULES = frozenset({"exact-duplicate", "near-duplicate", "duplicate-id"})
 _NO_LIMIT = 1 << 62
-_NOTHING = {"when": "", "who": "", "why": "", "asked": (), "duplicates": (), "tainted": (), "unfinished": ()}
+_NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("when", "who", "why"), ""),
+    **dict.fromkeys(("asked", "duplicates", "already", "tainted", "unfinished"), ()),
+}
 
 
 def forget(
     out: Path, queries: Sequence[str], *, why: str, who: str = "", duplicates: bool = True, delete: bool = False
 ) -> dict[str, Any]:
     """What was withdrawn and what is tainted by it: both are then recorded in the folder.
+
+    What was withdrawn before is named as ``already``, and nothing is recorded or tainted for it again.
 
     With ``duplicates``, what the ledger knows as an exact or near duplicate goes too, else it would take the place of
     the document. With ``delete``, tainted artifacts are removed, and so are states of unfinished runs and parts of
@@ -46,15 +51,21 @@ def forget(
 
 def _withdraw(out: Path, queries: Sequence[str], why: str, who: str, duplicates: bool) -> dict[str, Any]:
     store = Store(out / "artifacts")
+    gone = withdrawn(out)
     corpora = store.all("corpus")
-    if not corpora:
+    if not corpora and not all(is_withdrawn(gone, query) for query in queries):
         raise ArtifactError(f"{out} holds no corpus", remedy=f"build one first: `preceptor data --out {out}`")
     indexes = [(corpus, Index.open(corpus.path)) for corpus in corpora]
-    ids = {id for query in queries for id in _ids(indexes, query)}
+    found = {query: _ids(indexes, query, gone) for query in queries}
+    named = {id for ids in found.values() for id in ids}
+    already = [*sorted(named & gone.ids), *(query[:80] for query, ids in found.items() if not ids)]
+    ids = named - gone.ids
     asked = frozenset(ids)
     if duplicates:
         for _, index in indexes:
-            ids |= _duplicates(index, ids)
+            ids |= _duplicates(index, ids) - gone.ids
+    if not ids:
+        return _NOTHING | {"already": already}
     marks, texts = _reach(all_artifacts(store), indexes, ids)
     # Marked first: should the power fail between the two, too much is refused rather than too little.
     mark(out, marks)
@@ -66,6 +77,7 @@ def _withdraw(out: Path, queries: Sequence[str], why: str, who: str, duplicates:
         "why": why,
         "asked": sorted(asked),
         "duplicates": sorted(ids - asked),
+        "already": already,
         "tainted": [{"kind": a.kind, "id": a.id, "path": str(a.path)} for a, _ in marks.values()],
         "unfinished": [str(path) for path in _unfinished(out)],
     }
@@ -97,8 +109,10 @@ def _user() -> str:
         return "unknown"
 
 
-def _ids(indexes: Iterable[tuple[Artifact, Index]], query: str) -> set[str]:
-    """The ids under which the documents that a query names were read."""
+def _ids(indexes: Iterable[tuple[Artifact, Index]], query: str, gone: Withdrawn) -> set[str]:
+    """The ids under which the documents that a query names were read; none for a text that is known as withdrawn."""
+    if query in gone.ids:
+        return {query}
     ids: set[str] = set()
     ways: set[str] = set()
     for _, index in indexes:
@@ -106,7 +120,7 @@ def _ids(indexes: Iterable[tuple[Artifact, Index]], query: str) -> set[str]:
         found = {root_of(index, place) for place in places} - {""}
         ids |= found
         ways |= {way} if found else set()
-    if not ids:
+    if not ids and not is_withdrawn(gone, query):
         raise DataError(
             f"no document matches {query[:80]!r}", remedy="look for it with `preceptor data trace`, and give its id"
         )
@@ -180,13 +194,16 @@ def delete_tainted(out: Path) -> list[Path]:
 def as_text(forgotten: dict[str, Any], out: Path) -> str:
     """What was done, for people."""
     number = len(forgotten["asked"]) + len(forgotten["duplicates"])
-    lines = [f"withdrawn: {number} document{'s' if number > 1 else ''}"] if number else []
+    lines = [f"already withdrawn, nothing was changed: {id}" for id in forgotten["already"]]
+    lines += [f"withdrawn: {number} document{'s' if number > 1 else ''}"] if number else []
     lines += [f"  {id}" for id in forgotten["asked"]]
     lines += [f"  {id} (a duplicate)" for id in forgotten["duplicates"]]
     lines += [f"tainted: {each['kind']} {each['path']}" for each in forgotten["tainted"]]
     deleted = set(forgotten["deleted"])
     lines += [f"deleted: {path}" for path in forgotten["deleted"]]
     lines += [f"may hold it: {path}" for path in forgotten["unfinished"] if path not in deleted]
+    if forgotten["already"] and not number and not deleted:
+        return "\n".join(lines)
     kinds = {each["kind"] for each in forgotten["tainted"]}
     if kinds & {"checkpoint", "adapter"}:
         lines.append("Tainted models are refused from now on.")

@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TextIO
 
@@ -13,14 +16,17 @@ import click
 from preceptor.core.errors import ConfigError
 from preceptor.data.corpus import Corpus
 from preceptor.data.visible import visible
+from preceptor.recipes.reasons import reason
 
 _LINE_CHARACTERS = 100
 _SCREEN_CHARACTERS = 4000
+_LEAST_LINES = 3
 _REMEMBERED = 1000
 _NEXT = ("n", " ", "\r", "\n", "\x1b[C", "\x1b[B")
 _BEFORE = ("p", "\x1b[D", "\x1b[A")
-_END = ("q", "\x03", "\x04")
-# Among these keys are the arrows, control-C and control-D.
+_KEYS = re.compile(r"\x1b[\[O][0-9;]*[A-Za-z~]|.", re.DOTALL)
+_END = ("q", "\x03", "\x04", "")
+# Among these keys are the arrows, control-C, control-D, and what a terminal gives that was closed.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +77,7 @@ class Entry:
         """Why it is where it is."""
         if self.verdict == "kept":
             return f"for {self.split}" if self.split else ""
-        measured = f"measured {self.measured:.6g}, limit {self.limit:.6g}"
-        return "; ".join(filter(None, (f"{self.rule}: {measured}", self.detail)))
+        return reason(self.rule, self.measured, self.limit, self.detail)
 
 
 def select(corpus: Corpus, selection: Selection) -> Iterator[Entry]:
@@ -176,7 +181,7 @@ def browse(
     *,
     as_json: bool = False,
     output: TextIO | None = None,
-    read_key: Callable[[], str] = click.getchar,
+    read_key: Callable[[], str] | None = None,
 ) -> int:
     """The number of documents that were shown: on a terminal one at a time, else one after the other.
 
@@ -219,23 +224,29 @@ def _list(entries: Iterator[Entry], output: TextIO) -> int:
     return number
 
 
-def _leaf_through(entries: Iterator[Entry], output: TextIO, read_key: Callable[[], str]) -> int:
+def _leaf_through(entries: Iterator[Entry], output: TextIO, read_key: Callable[[], str] | None) -> int:
     """Show one document at a time: n or space for the next, p for the one before, q to end."""
     # Rich takes a tenth of a second to load, which nothing else here needs.
     from rich.console import Console
-    from rich.text import Text
 
-    console = Console(file=output, force_terminal=True, highlight=False)
     first = next(entries, None)
     if first is None:
         return 0
+    console = Console(file=output, force_terminal=True, highlight=False)
+    with nullcontext(read_key) if read_key else _terminal_keys() as keys:
+        return _turn_pages(console, first, entries, keys)
+
+
+def _turn_pages(console: Any, first: Entry, entries: Iterator[Entry], read_key: Callable[[], str]) -> int:
+    from rich.text import Text
+
     seen = deque([first], maxlen=_REMEMBERED)
     number, back = 1, 0
     while True:
         _show(console, seen[-1 - back], number - back)
-        key = ""
+        key = "none yet"
         while key not in (*_NEXT, *_BEFORE, *_END):
-            key = read_key()
+            key = _key(read_key)
         if key in _END:
             return number
         if key in _BEFORE:
@@ -249,6 +260,43 @@ def _leaf_through(entries: Iterator[Entry], output: TextIO, read_key: Callable[[
                 return number
             seen.append(following)
             number += 1
+
+
+@contextmanager
+def _terminal_keys() -> Iterator[Callable[[], str]]:
+    """What gives the next key of the terminal, which is set once: set for each key, it would lose those between."""
+    try:
+        import termios
+        import tty
+    except ImportError:  # another system than Unix
+        yield click.getchar
+        return
+    with ExitStack() as left:
+        place = sys.stdin if sys.stdin.isatty() else left.enter_context(open("/dev/tty", encoding="utf-8"))
+        terminal = place.fileno()
+        before = termios.tcgetattr(terminal)
+        waiting: deque[str] = deque()
+
+        def read_key() -> str:
+            if not waiting:
+                waiting.extend(_KEYS.findall(os.read(terminal, 64).decode(errors="replace")))
+            return waiting.popleft() if waiting else ""
+
+        tty.setcbreak(terminal, termios.TCSADRAIN)
+        try:
+            yield read_key
+        finally:
+            # A terminal that was closed cannot be set back.
+            with suppress(termios.error):
+                termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _key(read_key: Callable[[], str]) -> str:
+    """The key that is pressed; control-C, control-D and a terminal that was closed end the browsing like q."""
+    try:
+        return read_key()
+    except (KeyboardInterrupt, EOFError, OSError):
+        return _END[0]
 
 
 def _show(console: Any, entry: Entry, number: int) -> None:
@@ -266,11 +314,25 @@ def _show(console: Any, entry: Entry, number: int) -> None:
         entry.collection,
         f"id {entry.document or entry.id or 'none'}",
     ]
-    text = visible(entry.text[:_SCREEN_CHARACTERS])
-    if len(entry.text) > _SCREEN_CHARACTERS:
-        text += f"\n[... {len(entry.text) - _SCREEN_CHARACTERS:,} more characters]"
+    place = Text(visible("  ".join(filter(None, about))), style="dim")
+    # What is above the text must not leave the screen: it says what became of the document.
+    above = sum(len(part.wrap(console, console.width)) for part in (head, place))
+    text = _fitting(console, entry.text, max(_LEAST_LINES, console.height - above - 4))
     console.clear()
     console.print(head)
-    console.print(Text(visible("  ".join(filter(None, about))), style="dim"))
+    console.print(place)
     console.print(Panel(Text(text or "The corpus holds no text of it.", style="" if text else "dim")))
     console.print(Text("n next   p before   q end", style="dim"))
+
+
+def _fitting(console: Any, text: str, num_lines: int) -> str:
+    """As much of the beginning of a text as stands in a panel of so many lines, and how much is left out."""
+    from rich.text import Text
+
+    shown = visible(text[:_SCREEN_CHARACTERS])
+    lines = Text(shown).wrap(console, console.width - 4)
+    if len(lines) <= num_lines and len(text) <= _SCREEN_CHARACTERS:
+        return shown
+    beginning = "\n".join(line.plain.rstrip() for line in lines[: num_lines - 1])
+    # What marks of control characters add and line ends take away is little beside what is left out.
+    return f"{beginning}\n[... {max(1, len(text) - len(beginning)):,} more characters]"

@@ -1,7 +1,5 @@
 """The pipeline: each stage is made once, remembered by its key, and made again only when what it depends on changes."""
 
-import hashlib
-import platform
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,14 +11,12 @@ from preceptor.core.config import digest, encode
 from preceptor.core.errors import DataError
 from preceptor.core.interrupt import Stop
 from preceptor.core.progress import say
-from preceptor.data import contamination, sources
 from preceptor.data.corpus import Corpus, Workshop, build
 from preceptor.data.examples import Example, read_examples, split_examples
-from preceptor.data.personal import Redactor
 from preceptor.data.shards import SPLITS
 from preceptor.data.withdrawal import withdrawn
 from preceptor.footprint.meter import Meter, Reading, measure
-from preceptor.recipes import python_docs
+from preceptor.recipes import inputs, python_docs
 from preceptor.recipes.evaluation import evaluate
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import Run
@@ -67,12 +63,25 @@ class Pipeline:
         self.store.sweep()
 
     def corpus(self) -> Artifact:
-        """The corpus."""
+        """The corpus.
+
+        Raises:
+            ConfigError: a file that the recipe names, for this stage or a later one, is missing or cannot be read.
+        """
+        if "data" in self._made:
+            return self._made["data"]
+        inputs.require(self.run)
+        with self.stop.anywhere():
+            return self._corpus()
+
+    def _corpus(self) -> Artifact:
         gone = withdrawn(self.out)
+        models = [newest_model(Store(each.folder / "artifacts")) for each in self._translators() or ()]
+        parts = [part for model in models for part in model if part is not None]
         settings = {
             "data": self._data_settings(),
             "seed": self.run.seed,
-            "inputs": self._inputs(),
+            "inputs": inputs.of_corpus(self.run.data, parts),
             "withdrawn": gone.digest,
         }
         key = self._key("data", settings, {})
@@ -120,7 +129,11 @@ class Pipeline:
             tokenizer = training.train(Corpus.load(corpus.path).texts("train"), self.run.tokenizer, draft.path)
             draft.facts |= {"vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint}
 
-        return self._stage("tokenizer", "tokenizer", encode(self.run.tokenizer), {"corpus": corpus}, make)
+        settings = encode(self.run.tokenizer)
+        if files := inputs.of_tokenizer(self.run.tokenizer):
+            settings["inputs"] = files
+        with self.stop.anywhere():
+            return self._stage("tokenizer", "tokenizer", settings, {"corpus": corpus}, make)
 
     def tokens(self) -> Artifact:
         """The corpus as ids."""
@@ -131,7 +144,8 @@ class Pipeline:
             documents = {split: held.documents(split) for split in SPLITS}
             stream.encode(documents, Tokenizer.load(tokenizer.path), draft)
 
-        return self._stage("tokens", "tokens", {}, {"corpus": corpus, "tokenizer": tokenizer}, make)
+        with self.stop.anywhere():
+            return self._stage("tokens", "tokens", {}, {"corpus": corpus, "tokenizer": tokenizer}, make)
 
     def checkpoint(self) -> Artifact:
         """The pre-trained model."""
@@ -183,16 +197,22 @@ class Pipeline:
             )
         return train, held_out
 
+    def _require_examples(self) -> None:
+        """Read a file of examples before the long work, not after it."""
+        if self.run.finetuning.examples not in ("", "python-docs"):
+            self.examples()
+
     def adapter(self) -> Artifact | None:
         """The adapter, or None where the recipe names no examples."""
         if not self.run.finetuning.examples:
             return None
+        self._require_examples()
         base, tokenizer = self.checkpoint(), self.tokenizer()
         parents = {"checkpoint": base, "tokenizer": tokenizer}
         settings = {
             "finetuning": encode(self.run.finetuning),
             "seed": self.run.seed,
-            "inputs": self._example_inputs(),
+            "inputs": inputs.of_examples(self.run.finetuning.examples),
         }
 
         def make(draft: Draft, meter: Meter) -> None:
@@ -219,6 +239,7 @@ class Pipeline:
 
     def evaluation(self) -> Artifact:
         """The scores."""
+        self._require_examples()
         corpus, tokenizer, tokens, base = self.corpus(), self.tokenizer(), self.tokens(), self.checkpoint()
         adapter = self.adapter()
         parents = {"corpus": corpus, "tokenizer": tokenizer, "tokens": tokens, "checkpoint": base}
@@ -286,38 +307,7 @@ class Pipeline:
         shutil.rmtree(self._checkpoints(stage, key), ignore_errors=True)
         shutil.rmtree(self._work(stage, key), ignore_errors=True)
 
-    def _inputs(self) -> list[str]:
-        """What the corpus is read from, by content: it changes when a file does."""
-        config = self.run.data
-        named = [config.rights.opt_out, config.augmentation.lexicon, config.bias.attributes, *config.bias.groups]
-        models = [newest_model(Store(each.folder / "artifacts")) for each in self._translators() or ()]
-        return [
-            *(f"python {platform.python_version()}" for source in config.sources if source.kind == "python-docs"),
-            *sources.inputs([source for source in config.sources if source.kind != "python-docs"]),
-            *(_content(Path(path)) for path in named if path and Path(path).suffix),
-            *contamination.inputs(config.contamination),
-            Redactor(config.personal).key_fingerprint,
-            *(part.id for model in models for part in model if part is not None),
-        ]
-
-    def _example_inputs(self) -> str:
-        named = self.run.finetuning.examples
-        return f"python {platform.python_version()}" if named == "python-docs" else _content(Path(named))
-
 
 def _take(result: TrainingResult, draft: Draft) -> None:
     draft.facts |= result.facts
     draft.notes |= {"resumed_cost": dict(result.resumed_cost), "training_seconds": result.state.seconds}
-
-
-def _content(path: Path) -> str:
-    """A file's name with the digest of what it holds; what is no file has its name alone."""
-    if not path.is_file():
-        return f"{path}"
-    try:
-        with path.open("rb") as file:
-            return f"{path} {hashlib.file_digest(file, 'sha256').hexdigest()}"
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror}", remedy="check its permissions, or leave it out"
-        ) from error

@@ -11,6 +11,7 @@ from preceptor.core.errors import ArtifactError, DataError
 from preceptor.data.index import Index, Place, text_key
 from preceptor.data.withdrawal import Withdrawn, withdrawn
 from preceptor.recipes.folder import HTML_FILE, JSON_FILE
+from preceptor.recipes.reasons import reason
 from preceptor.recipes.seen import Order
 from preceptor.recipes.taint import all_artifacts, descendants, tainted
 
@@ -32,6 +33,11 @@ def find(index: Index, query: str, limit: int, *, quotes: bool = True) -> tuple[
     if quotes and len(query) >= _SHORTEST_PREFIX:
         return "quote", index.quoting(query, limit)
     return "quote", []
+
+
+def is_withdrawn(gone: Withdrawn, query: str) -> bool:
+    """Whether a query is the id or the text of a document that was taken back."""
+    return query in gone.ids or text_key(_text_of(query)) in gone.texts
 
 
 def _text_of(query: str) -> str:
@@ -64,7 +70,7 @@ def trace(out: Path, query: str, *, limit: int = 20) -> dict[str, Any]:
             matched = matched or way
             entries = _entries(index, places)
             documents += [_document(out, corpus, index, entry, artifacts, gone) for entry in entries[:limit]]
-    is_gone = query in gone.ids or text_key(_text_of(query)) in gone.texts
+    is_gone = is_withdrawn(gone, query)
     if not documents and not is_gone:
         raise DataError(
             f"no document in {out} matches {query[:80]!r}",
@@ -202,7 +208,7 @@ def as_text(traced: dict[str, Any]) -> str:
 def _document_lines(document: dict[str, Any]) -> list[str]:
     lines = [f"{document.get('id') or 'no id'}  {document.get('source', '')}"]
     if document.get("verdict") == "drop":
-        why = document["rule"] + (f" ({document['detail']})" if document["detail"] else "")
+        why = reason(document["rule"], document["measured"], document["limit"], document["detail"])
         lines.append(f"  corpus {document['corpus'][:16]}: dropped by {why}")
     else:
         lines.append(f"  corpus {document['corpus'][:16]}: kept")

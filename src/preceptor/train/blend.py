@@ -104,11 +104,8 @@ def make_batches(objective: Objective, config: TrainingConfig, seed: int) -> Bat
 
 def count_steps(config: TrainingConfig, batches: Batches, fill: float) -> int:
     """How many steps the configured duration takes."""
-    duration = Duration.parse(config.duration)
-    if duration.kind == "steps":
-        steps = duration.amount
-    elif duration.kind == "tokens":
-        steps = duration.amount / (config.batch_tokens * fill)
-    else:
-        steps = duration.amount * batches.objective.num_rows / batches.rows_per_step
-    return max(1, round(steps))
+    return Duration.parse(config.duration).num_steps(
+        step_tokens=config.batch_tokens * fill,
+        step_rows=batches.rows_per_step,
+        epoch_rows=batches.objective.num_rows,
+    )

@@ -1,0 +1,101 @@
+"""The files that a recipe names: looked at before any work begins, and known by content, so that changes are seen."""
+
+import hashlib
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+from preceptor.core.artifact import Artifact
+from preceptor.core.errors import ConfigError, DataError, PreceptorError
+from preceptor.data import bias, contamination, sources
+from preceptor.data.config import DataConfig
+from preceptor.data.opt_out import OptOut
+from preceptor.data.personal import Redactor
+from preceptor.recipes.run import Run
+from preceptor.tokenizer.config import TokenizerConfig
+from preceptor.tokenizer.imports import import_tokenizer
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
+
+
+def require(run: Run) -> None:
+    """Refuse a recipe that names a list, an evaluation set or a tokenizer which is not there or cannot be read.
+
+    Otherwise that would be told when it is needed: in the middle of the work, or at its end.
+
+    Raises:
+        ConfigError: names the key, the path and what to do.
+    """
+    for key, name, look in _named(run):
+        try:
+            look()
+        except PreceptorError as error:
+            if name and not Path(name).expanduser().exists():
+                raise ConfigError(
+                    f"{key} is {name!r}, where there is nothing",
+                    path=key,
+                    remedy=f"correct {key}, which is looked for from {Path.cwd()}, or leave it out",
+                ) from error
+            said = error.message if error.message.startswith(key) else f"{key}: {error.message}"
+            raise ConfigError(said, path=key, remedy=error.remedy) from error
+
+
+def _named(run: Run) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """For each key that names a file: the key, what it says, and a look into the file."""
+    data = run.data
+    if data.rights.opt_out:
+        yield "data.rights.opt_out", data.rights.opt_out, partial(OptOut.load, data.rights.opt_out)
+    if run.tokenizer.kind == "import":
+        path = run.tokenizer.path
+        yield "tokenizer.path", path, partial(import_tokenizer, Path(path), run.tokenizer.split_pattern)
+    for name in data.bias.groups:
+        yield "data.bias.groups", name, partial(bias.read_lexicon, name)
+    if data.bias.attributes:
+        yield "data.bias.attributes", data.bias.attributes, partial(bias.read_lexicon, data.bias.attributes)
+    if data.contamination.paths:
+        yield "data.contamination.paths", "", partial(contamination.inputs, data.contamination)
+
+
+def of_corpus(config: DataConfig, translators: Iterable[Artifact]) -> list[str]:
+    """What a corpus is read from, by content, and the models that translate for it."""
+    named = [config.rights.opt_out, config.augmentation.lexicon, config.bias.attributes, *config.bias.groups]
+    return [
+        *(f"python {platform.python_version()}" for source in config.sources if source.kind == "python-docs"),
+        *sources.inputs([source for source in config.sources if source.kind != "python-docs"]),
+        *(content(Path(path)) for path in named if path and Path(path).suffix),
+        *contamination.inputs(config.contamination),
+        Redactor(config.personal).key_fingerprint,
+        *(artifact.id for artifact in translators),
+    ]
+
+
+def of_tokenizer(config: TokenizerConfig) -> list[str]:
+    """The files of the tokenizer that is imported, by content: another file at the same path is another tokenizer."""
+    if config.kind != "import":
+        return []
+    path = Path(config.path)
+    files = [path / name for name in _TOKENIZER_FILES] if path.is_dir() else [path]
+    return [content(file) for file in files if file.is_file()]
+
+
+def of_examples(named: str) -> str:
+    """What a model is fine-tuned on, by content."""
+    return f"python {platform.python_version()}" if named == "python-docs" else content(Path(named))
+
+
+def content(path: Path) -> str:
+    """A file's name with the digest of what it holds; what is no file has its name alone.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not path.is_file():
+        return f"{path}"
+    try:
+        with path.open("rb") as file:
+            return f"{path} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}", remedy="check its permissions, or leave it out"
+        ) from error
