@@ -16,6 +16,19 @@ PADDING_SEGMENT = -1
 
 
 @dataclass(frozen=True, slots=True)
+class RowLayout:
+    """What stands where in some rows: by piece, padding included, where it starts in the stream and how long it is.
+
+    ``positions`` and ``segments`` are by place, row after row.
+    """
+
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    segments: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class PackingPlan:
     """Which pieces of the stream stand in which row.
 
@@ -42,6 +55,22 @@ class PackingPlan:
     def row(self, number: int) -> list[int]:
         """The pieces of a row in their order."""
         return list(map(int, self.pieces[self.row_offsets[number] : self.row_offsets[number + 1]]))
+
+    def layout(self, rows: Sequence[int]) -> "RowLayout":
+        """What stands where in these rows, one after another."""
+        chosen = np.asarray(rows, np.int64)
+        firsts = self.row_offsets[chosen]
+        # One more than the pieces of a row: the padding that fills it up, which may be nothing.
+        counts = self.row_offsets[chosen + 1] - firsts + 1
+        begins = np.cumsum(counts) - counts
+        number = np.arange(int(counts.sum())) - np.repeat(begins, counts)
+        is_padding = number == np.repeat(counts - 1, counts)
+        pieces = self.pieces[np.where(is_padding, 0, np.repeat(firsts, counts) + number)]
+        starts, lengths = np.where(is_padding, 0, self.starts[pieces]), np.where(is_padding, 0, self.lengths[pieces])
+        lengths[is_padding] = self.row_length - np.add.reduceat(lengths, begins)
+        positions = np.arange(len(chosen) * self.row_length) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        segments = np.repeat(np.where(is_padding, PADDING_SEGMENT, number), lengths)
+        return RowLayout(starts, lengths, positions, segments)
 
     def rows_of(self, start: int, stop: int) -> list[int]:
         """The rows in which labels of ``[start, stop)`` stand, in increasing order."""
@@ -112,24 +141,21 @@ def collate_rows(
     ``tokens`` is the stream of labels; what precedes a document's first label is the end of text that closes the
     document before it, or ``first_token`` at the start of the stream. Where ``supervised`` is False no loss is taken.
     """
-    shape = (len(rows), plan.row_length)
-    inputs = np.full(shape, first_token, np.int64)
-    labels = np.full(shape, IGNORED, np.int64)
-    positions = np.empty(shape, np.int64)
-    segments = np.full(shape, PADDING_SEGMENT, np.int64)
-    counting = np.arange(plan.row_length)
-    for line, row in enumerate(rows):
-        place = 0
-        for segment, piece in enumerate(plan.row(row)):
-            start, length = int(plan.starts[piece]), int(plan.lengths[piece])
-            stop = place + length
-            inputs[line, place + (start == 0) : stop] = tokens[max(0, start - 1) : start + length - 1]
-            run = tokens[start : start + length]
-            labels[line, place:stop] = run
-            if supervised is not None:
-                labels[line, place:stop][~supervised[start : start + length]] = IGNORED
-            positions[line, place:stop] = counting[:length]
-            segments[line, place:stop] = segment
-            place = stop
-        positions[line, place:] = counting[: plan.row_length - place]
-    return Batch(Inputs(to_tensor(inputs), to_tensor(positions), to_tensor(segments)), to_tensor(labels))
+    layout = plan.layout(rows)
+    places = layout.positions + np.repeat(layout.starts, layout.lengths)
+    # Padding has no place in the stream; what is read for it is written over below.
+    np.minimum(places, len(tokens) - 1, out=places)
+    labels = tokens[places].astype(np.int64)
+    inputs = tokens[places - 1].astype(np.int64)
+    if supervised is not None:
+        labels[~supervised[places]] = IGNORED
+    is_padding = layout.segments == PADDING_SEGMENT
+    np.copyto(inputs, first_token, where=is_padding)
+    np.copyto(labels, IGNORED, where=is_padding)
+    begins = np.cumsum(layout.lengths) - layout.lengths
+    inputs[begins[(layout.starts == 0) & (layout.lengths > 0)]] = first_token
+    tokens_BT, positions_BT, segments_BT, labels_BT = (
+        to_tensor(array.reshape(len(rows), plan.row_length))
+        for array in (inputs, layout.positions, layout.segments, labels)
+    )
+    return Batch(Inputs(tokens_BT, positions_BT, segments_BT), labels_BT)
