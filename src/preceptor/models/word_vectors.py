@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from preceptor.core.errors import ConfigError, DataError, EmptyDataError
-from preceptor.models.word_vector_files import open_vectors
+from preceptor.models.word_vector_files import VectorFile, open_vectors
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 _PADDING_SCALE = 0.1
-_UNMATCHED, _LOWERCASED, _EXACT = 0, 1, 2
+_LOWERCASED, _EXACT = 1, 2
 # No word of any language and no piece of one; a tokenizer of whole words has one token for it, the unknown one.
 _NO_WORD = "qzxjvkwq" * 4
 _WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
@@ -135,14 +136,8 @@ def starting_rows(
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"there is no file of word vectors at {path}", remedy="correct the path, or leave it empty")
-    wanted = _wanted(tokenizer, lowercase)
     file = open_vectors(path)
-    vectors = np.zeros((tokenizer.vocab_size, file.size), np.float32)
-    matched = np.zeros(tokenizer.vocab_size, np.int8)
-    for word, vector in file.vectors(wanted):
-        for token, how in wanted[word]:
-            if how > matched[token]:  # a word that comes twice keeps its first vector
-                vectors[token], matched[token] = vector, how
+    vectors, matched = _matches(tokenizer, file, lowercase)
     covered = np.flatnonzero(matched)
     if not len(covered):
         raise EmptyDataError(
@@ -167,6 +162,18 @@ def starting_rows(
         num_text_tokens=sum(counts.values()),
         num_text_covered=sum(counts.get(token, 0) for token in covered.tolist()),
     )
+
+
+def _matches(tokenizer: Tokenizer, file: VectorFile, lowercase: bool) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """The vector of every token, zeros where it has none, and how the token matches its word."""
+    wanted = _wanted(tokenizer, lowercase)
+    vectors = np.zeros((tokenizer.vocab_size, file.size), np.float32)
+    matched = np.zeros(tokenizer.vocab_size, np.int8)
+    for word, vector in file.vectors(wanted):
+        for token, how in wanted[word]:
+            if how > matched[token]:  # a word that comes twice keeps its first vector
+                vectors[token], matched[token] = vector, how
+    return vectors, matched
 
 
 def _wanted(tokenizer: Tokenizer, lowercase: bool) -> dict[bytes, list[tuple[int, int]]]:
