@@ -17,7 +17,7 @@ from preceptor.tokenizer.chat import encode_example, encode_prompt
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.stream import TokenStream, encode
 from preceptor.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
-from preceptor.tokenizer.training import train
+from preceptor.tokenizer.training import Sample, train
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. " * 3,
@@ -171,3 +171,33 @@ def test_an_empty_index_of_a_stream_is_said(tokenizer, tmp_path):
     (tmp_path / "tokens" / "train.offsets.npy").write_bytes(b"")
     with pytest.raises(ArtifactError, match="does not hold a token stream"):
         TokenStream.open(tmp_path / "tokens", "train", tokenizer)
+
+
+def test_the_fast_encoder_proves_itself_on_texts_of_the_whole_corpus(tmp_path, monkeypatch, capsys):
+    """A difference that only a late text shows is found in training, said, and remembered."""
+    texts = [f"plain words number {number}, and more of them" for number in range(100)] + ["an odd ☃ one"] * 60
+    exact = module._encode_fast
+
+    def differs(fast, some):
+        flat, lengths = exact(fast, some)
+        return (flat + 1 if any("☃" in text for text in some) else flat), lengths
+
+    monkeypatch.setattr(module, "_encode_fast", differs)
+    (tmp_path / "odd").mkdir()
+    config = TokenizerConfig(vocab_size=280)
+    assert not train(texts, config, tmp_path / "odd").uses_fast_encoder
+    assert "the fast encoder differs" in capsys.readouterr().err
+    assert not Tokenizer.load(tmp_path / "odd")._fast_encoder(texts[:10])
+    (tmp_path / "plain").mkdir()
+    assert train(texts[:100], config, tmp_path / "plain").uses_fast_encoder
+    assert Tokenizer.load(tmp_path / "plain")._fast_encoder(texts[:10])
+
+
+def test_every_text_has_the_same_chance_to_be_kept():
+    counts = np.zeros(400)
+    for size in (50, 500):
+        sample = Sample((str(number) for number in range(400)), size)
+        assert [int(text) for text in sample] == list(range(400))
+        assert len(sample.kept) == min(size, 400) == len(set(sample.kept))
+        counts[[int(text) for text in sample.kept]] += 1
+    assert 5 <= (counts[:100] > 1).sum() <= 25 and 5 <= (counts[-100:] > 1).sum() <= 25

@@ -30,6 +30,8 @@ _PARITY_SAMPLE = (
 )
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 _SAMPLE_CHARACTERS = 1 << 17
+_CHECKED_TEXTS = 64
+_FAST_IS_EXACT = "fast_encoder_is_exact"
 
 
 class Tokenizer:
@@ -48,7 +50,8 @@ class Tokenizer:
         table = json.loads(definition)
         self._plain_definition = json.dumps(_without_special_tokens(table))
         self._plain = tokenizers.Tokenizer.from_str(self._plain_definition)
-        self._fast: Any = None if table["model"]["type"] == "BPE" else False
+        is_known_to_differ = (settings or {}).get(_FAST_IS_EXACT) is False
+        self._fast: Any = None if table["model"]["type"] == "BPE" and not is_known_to_differ else False
         self._fast_lock = threading.Lock()
         self._writing = _writing(table)
         self._strips_space = '"Strip"' in json.dumps(table["decoder"])
@@ -229,6 +232,13 @@ class Tokenizer:
         """Whether the fast encoder has proved itself equal and encodes many texts."""
         return bool(self._fast)
 
+    def prove_fast_encoder(self, sample: Sequence[str]) -> None:
+        """Compare the fast encoder with the exact one on these texts; what comes of it is saved with the tokenizer."""
+        if self._fast is not False and sample:
+            with self._fast_lock:
+                self._fast = self._make_fast_encoder([_encodable(text) for text in sample], len(sample)) or False
+            self._settings[_FAST_IS_EXACT] = self.uses_fast_encoder
+
     def _fast_encoder(self, texts: Sequence[str]) -> Any:
         """The fast encoder, or None where it is not equal to the exact one; checked on a sample, and said once."""
         with self._fast_lock:
@@ -236,7 +246,7 @@ class Tokenizer:
                 self._fast = self._make_fast_encoder(texts) or False
         return self._fast or None
 
-    def _make_fast_encoder(self, texts: Sequence[str]) -> Any:
+    def _make_fast_encoder(self, texts: Sequence[str], num_checked: int = _CHECKED_TEXTS) -> Any:
         try:
             import gigatoken
 
@@ -244,8 +254,9 @@ class Tokenizer:
         except (ImportError, ValueError, RuntimeError, TypeError) as error:
             say(f"warning: the fast encoder cannot be loaded ({error}); the slower exact one is used")
             return None
-        stride = max(1, len(texts) // 64)
-        sample = [*_PARITY_SAMPLE, *(text[: _SAMPLE_CHARACTERS // 64] for text in texts[::stride][:64])]
+        stride = max(1, len(texts) // num_checked)
+        checked = texts[::stride][:num_checked]
+        sample = [*_PARITY_SAMPLE, *(text[: _SAMPLE_CHARACTERS // _CHECKED_TEXTS] for text in checked)]
         flat, lengths = _encode_fast(fast, sample)
         for text, ids in zip(sample, np.split(flat, np.cumsum(lengths)[:-1]), strict=True):
             if self.encode(text) != ids.tolist():
