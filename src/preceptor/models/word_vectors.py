@@ -121,9 +121,7 @@ def starting_rows(
     Longer vectors are projected on their principal directions, taken without centring, which keeps the products
     between the tokens as well as any map to that size can. Shorter ones keep their numbers and get random ones of a
     tenth of their spread behind them. One factor then brings all filled rows to `std`, or to `initializer_range`
-    where that is 0, so that they are as large as the random ones.
-
-    The file is read once, and only the vectors of the vocabulary are kept.
+    where that is 0, so that they are as large as the random ones. Only the vectors of the vocabulary are kept.
 
     Raises:
         ConfigError: there is no such file.
@@ -147,8 +145,7 @@ def starting_rows(
         )
     rows_VD = torch.empty(tokenizer.vocab_size, hidden_size).normal_(0.0, initializer_range, generator=generator)
     filled = _resized(torch.from_numpy(vectors[covered]), hidden_size, generator)
-    spread = float(filled.std(correction=0))
-    if not spread:
+    if not (spread := float(filled.std(correction=0))):
         raise DataError("all numbers of the tokens' vectors are the same", file=path, remedy="take another file")
     rows_VD[torch.from_numpy(covered)] = filled * ((std or initializer_range) / spread)
     counts = token_counts or {}
