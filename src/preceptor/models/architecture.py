@@ -1,7 +1,7 @@
 """One of transformers' architectures as a row of a table: its configuration and its tensors in both sides' words."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,15 @@ class TensorRow:
     theirs: str
     ours: tuple[str, ...]
     layout: Layout = AS_IS
+    beside: str = ""
+    """The row counts only where our model has this tensor too."""
+    without: str = ""
+    """The row counts only where our model lacks this tensor."""
+
+    def counts(self, names: Collection[str]) -> bool:
+        """Whether the row speaks of a model whose tensors have these names."""
+        present = {*self.ours, *([self.beside] if self.beside else [])}
+        return all(name in names for name in present) and self.without not in names
 
 
 def rows(names: Mapping[str, str | tuple[str, ...]], layout: Layout = AS_IS) -> tuple[TensorRow, ...]:
@@ -96,6 +105,10 @@ class Architecture:
     tensors: tuple[TensorRow, ...] = ()
     prefix: str = ""
     """What the names of a file begin with, and lack where the model was saved without its head."""
+    stand_ins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Their tensors that a file may lack, and those that hold the same values there."""
+    zeros: tuple[str, ...] = ()
+    """Their tensors that are zero where a file lacks them."""
     tied: tuple[str, ...] = ()
     """Their tensors that may stand in a file beside the one they share their values with."""
     ignored: tuple[str, ...] = ()
@@ -110,7 +123,7 @@ class Architecture:
         """The rows of a model whose tensors have these names and shapes, each name spelled out."""
         numbers = sorted({int(found[1]) for name in shapes if (found := _LAYER.search(name))})
         every = (row for pattern in self.tensors for row in _spelled_out(pattern, numbers))
-        pairs = [row for row in every if shapes.keys() >= {*row.ours}]
+        pairs = [row for row in every if row.counts(shapes)]
         named = {name for row in pairs for name in row.ours}
         return pairs + [TensorRow(name, (name,)) for name in shapes if name not in named]
 
@@ -127,9 +140,11 @@ def _spelled_out(row: TensorRow, numbers: Sequence[int]) -> Iterator[TensorRow]:
     kinds = (".weight", ".bias") if row.theirs.endswith(".*") else ("",)
     for number in numbers if "{layer}" in row.theirs else (0,):
         for kind in kinds:
-            yield TensorRow(
-                _filled(row.theirs, number, kind), tuple(_filled(name, number, kind) for name in row.ours), row.layout
+            ours = tuple(_filled(name, number, kind) for name in row.ours)
+            theirs, beside, without = (
+                name and _filled(name, number, kind) for name in (row.theirs, row.beside, row.without)
             )
+            yield TensorRow(theirs, ours, row.layout, beside, without)
 
 
 def _filled(pattern: str, number: int, kind: str) -> str:

@@ -12,7 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from preceptor.core.errors import ArtifactError, output_errors
-from preceptor.models import decoder_architectures, encoder_architectures, two_stream_architectures
+from preceptor.models import (
+    decoder_architectures,
+    encoder_architectures,
+    encoder_decoder_architectures,
+    two_stream_architectures,
+)
 from preceptor.models.architecture import Architecture
 from preceptor.models.decoder import Decoder
 from preceptor.models.heads import HeadConfig, attach_head
@@ -26,6 +31,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *decoder_architectures.ARCHITECTURES,
     *encoder_architectures.ARCHITECTURES,
     *two_stream_architectures.ARCHITECTURES,
+    *encoder_decoder_architectures.ARCHITECTURES,
 )
 """Of each family in order of preference."""
 MAX_SHARD_BYTES = 5_000_000_000
@@ -238,11 +244,15 @@ def from_their_tensors(
         ArtifactError: a tensor is missing, unexpected or of the wrong shape; names it and the shape it should have.
     """
     rows = architecture.pairs(shapes)
-    state = _with_prefix(architecture, state, {row.theirs for row in rows})
+    names = {row.theirs for row in rows}
+    state = _with_prefix(architecture, state, names | {*architecture.tied})
+    state = _with_stand_ins(architecture, state, names)
     ours: dict[str, Tensor] = {}
     for row in rows:
         of_ours = [shapes[name] for name in row.ours]
         expected = tuple(row.layout.join([torch.empty(shape, device="meta") for shape in of_ours], config).shape)
+        if row.theirs in architecture.zeros and row.theirs not in state:
+            state[row.theirs] = torch.zeros(expected)
         if row.theirs not in state or tuple(state[row.theirs].shape) != expected:
             found = f"has shape {tuple(state[row.theirs].shape)}" if row.theirs in state else "is missing"
             raise ArtifactError(
@@ -251,7 +261,7 @@ def from_their_tensors(
             )
         parts = row.layout.split(state[row.theirs], of_ours, config)
         ours |= {name: part.contiguous() for name, part in zip(row.ours, parts, strict=True)}
-    expected_names = {row.theirs for row in rows} | {*architecture.tied}
+    expected_names = names | {*architecture.tied}
     if unexpected := sorted(n for n in state if n not in expected_names and not architecture.is_ignored(n)):
         raise ArtifactError(
             f"{where}: tensor {unexpected[0]} is not part of this architecture",
@@ -266,6 +276,16 @@ def _with_prefix(architecture: Architecture, state: Mapping[str, Tensor], expect
     if not prefix or any(name.startswith(prefix) for name in state):
         return state
     return {prefix + name if prefix + name in expected else name: tensor for name, tensor in state.items()}
+
+
+def _with_stand_ins(architecture: Architecture, state: Mapping[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
+    """The tensors of a file and those that it lacks but that share their values with one it has."""
+    found = {
+        name: next((state[other] for other in others if other in state), None)
+        for name, others in architecture.stand_ins.items()
+        if name in expected and name not in state
+    }
+    return {**state, **{name: tensor for name, tensor in found.items() if tensor is not None}}
 
 
 def _write_json(path: Path, table: Mapping[str, Any]) -> None:

@@ -103,12 +103,16 @@ class Attention(nn.Module):
         cache: KeyValueCache | None = None,
         num_keys: int = 0,
         source_BSD: Tensor | None = None,
+        keys_and_values: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """What attention adds to the residual stream, of shape B T D."""
+        """What attention adds to the residual stream, of shape B T D.
+
+        ``keys_and_values`` are those of a source, made before, and stand in for it.
+        """
         queries_BTNH = self._heads(self.q_proj(x_BTD), self.q_norm)
-        read_BSD = x_BTD if source_BSD is None else source_BSD
-        keys_BSKH = self._heads(self.k_proj(read_BSD), self.k_norm)
-        values_BSKH = self._heads(self.v_proj(read_BSD), None)
+        if keys_and_values is None:
+            keys_and_values = self.keys_and_values(x_BTD if source_BSD is None else source_BSD)
+        keys_BSKH, values_BSKH = keys_and_values
         if rotation is not None:
             queries_BTNH, keys_BSKH = rotate(queries_BTNH, rotation), rotate(keys_BSKH, rotation)
         if cache is not None:
@@ -125,6 +129,10 @@ class Attention(nn.Module):
             softcap=shape.softcap,
         )
         return self.o_proj(gathered_BTNH.reshape(*x_BTD.shape[:2], -1))  # type: ignore[no-any-return]
+
+    def keys_and_values(self, read_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries find of what is read, both of shape B S K H, before any rotation."""
+        return self._heads(self.k_proj(read_BSD), self.k_norm), self._heads(self.v_proj(read_BSD), None)
 
     def _heads(self, x_BTW: Tensor, norm: RMSNorm | None) -> Tensor:
         """Queries, keys or values parted into heads, normalised where they are."""

@@ -53,16 +53,30 @@ class FeedForward(nn.Module):
     Source: Shazeer 2020, GLU variants, eq. 6, for the gated form.
     """
 
-    def __init__(self, hidden_size: int, intermediate_size: int, hidden_act: str, *, gated: bool, bias: bool) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        hidden_act: str,
+        *,
+        gated: bool,
+        bias: bool,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=bias) if gated else None
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
         self.activation = ACTIVATIONS[hidden_act]
+        self.dropout = dropout
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """What the layer adds to the residual stream, of shape B T D."""
         up_BTF = self.up_proj(x_BTD)
         if self.gate_proj is None:
-            return self.down_proj(self.activation(up_BTF))  # type: ignore[no-any-return]
-        return self.down_proj(self.activation(self.gate_proj(x_BTD)) * up_BTF)  # type: ignore[no-any-return]
+            inside_BTF = self.activation(up_BTF)
+        else:
+            inside_BTF = self.activation(self.gate_proj(x_BTD)) * up_BTF
+        if self.dropout:
+            inside_BTF = F.dropout(inside_BTF, self.dropout, self.training)
+        return self.down_proj(inside_BTF)  # type: ignore[no-any-return]
