@@ -23,9 +23,9 @@ from preceptor.core.artifact import Artifact, Store
 from preceptor.core.config import encode
 from preceptor.data import index
 from preceptor.data.index import Index
+from preceptor.data.mixture import Blending
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.training import train
-from preceptor.train.blend import Blending
 from preceptor.train.run import PretrainingConfig
 
 SHARD_DOCUMENTS = 20_000

@@ -26,7 +26,8 @@ def ours(steps: int) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from preceptor.models.decoder import DecoderConfig, build
+    from preceptor.models.decoder import build
+    from preceptor.models.decoder_config import DecoderConfig
     from preceptor.objectives.batch import Batch, Batches, LossSum
     from preceptor.objectives.packing import collate_rows, plan_rows
     from preceptor.parallel.engine import place

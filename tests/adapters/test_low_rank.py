@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from preceptor.adapters.adapter import trainable
-from preceptor.adapters.low_rank import LowRankConfig, LowRankLinear, attach, load_adapter, merge, save_adapter
+from preceptor.adapters.low_rank import LowRankLinear, attach, load_adapter, merge, save_adapter
+from preceptor.adapters.low_rank_config import LowRankConfig
 from preceptor.core.errors import ArtifactError, ConfigError
-from preceptor.models.decoder import Decoder, DecoderConfig, build
+from preceptor.models.decoder import Decoder, build
+from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.interchange import load_model, save_model
 from preceptor.nn.inputs import Inputs
 

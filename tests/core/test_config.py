@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any, Literal, NewType
 
@@ -370,3 +370,21 @@ def test_json_schema() -> None:
     assert adamw["properties"]["betas"]["prefixItems"] == [{"type": "number"}] * 2
     assert properties["extra"]["additionalProperties"] == {}
     json.dumps(schema)
+
+
+def test_variants_may_be_told_apart_by_their_family() -> None:
+    @dataclass(frozen=True)
+    class Left:
+        family: Literal["left"] = "left"
+        kind: Literal["a", "b"] = "a"
+
+    @dataclass(frozen=True)
+    class Right:
+        family: Literal["right"] = "right"
+
+    cls = make_dataclass("Either", [("model", Left | Right, field(default_factory=Left))], frozen=True)
+    assert decode(cls, {"model": {"family": "right"}}).model == Right()
+    assert decode(cls, {"model": {"kind": "b"}}).model == Left(kind="b")
+    with pytest.raises(ConfigError, match=r"model\.family: expected 'left' or 'right'"):
+        decode(cls, {"model": {"family": "up"}})
+    assert [each.path for each in describe(cls)] == ["model.family", "model.kind"]

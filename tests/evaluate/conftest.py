@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor.models.decoder import DecoderConfig, build
+from preceptor.models.decoder import build
+from preceptor.models.decoder_config import DecoderConfig
 from preceptor.tokenizer.stream import TokenStream
 
 END_OF_TEXT = 0

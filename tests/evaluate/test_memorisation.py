@@ -8,7 +8,8 @@ import torch
 
 from preceptor.evaluate.memorisation import CONTINUATION_TOKENS, PREFIX_TOKENS, loss_gap, recitation_gap, recite
 from preceptor.evaluate.perplexity import DocumentLosses, document_losses, sample_documents
-from preceptor.models.decoder import DecoderConfig, build
+from preceptor.models.decoder import build
+from preceptor.models.decoder_config import DecoderConfig
 from preceptor.nn.inputs import Inputs
 
 END_OF_TEXT = 0

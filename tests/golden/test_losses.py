@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor.adapters.low_rank import LowRankConfig, attach
-from preceptor.models.decoder import DecoderConfig, build
+from preceptor.adapters.low_rank import attach
+from preceptor.adapters.low_rank_config import LowRankConfig
+from preceptor.models.decoder import build
+from preceptor.models.decoder_config import DecoderConfig
 from preceptor.objectives.batch import Batches
 from preceptor.objectives.causal import CausalObjective
 from preceptor.parallel.engine import place

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from preceptor.core.errors import ArtifactError
-from preceptor.models.decoder import DecoderConfig, build
+from preceptor.models.decoder import build
+from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.interchange import load_model, save_model
 from preceptor.nn.inputs import Inputs
 

@@ -8,11 +8,12 @@ import torch
 from oracle import TOLERANCE, assert_same_gradients, randomise, save_pretrained, transformers_model
 from torch.nn import functional as F
 
-from preceptor.models.decoder import Decoder, DecoderConfig, build
+from preceptor.models.decoder import Decoder, build
+from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.interchange import architecture_of, load_decoder, save_model
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
-from preceptor.nn.positions import RopeScaling
+from preceptor.nn.rope_scaling import RopeScaling
 
 VOCAB_SIZE = 97
 SMALL = {

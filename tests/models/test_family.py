@@ -4,7 +4,8 @@ import re
 
 import torch
 
-from preceptor.models.decoder import FAMILY, DecoderConfig
+from preceptor.models.decoder import FAMILY
+from preceptor.models.decoder_config import DecoderConfig
 
 
 def test_the_sharding_table_names_every_matrix_once():

@@ -5,7 +5,8 @@ import torch
 
 from preceptor.nn.inputs import Inputs
 from preceptor.objectives.batch import Batch, Batches
-from preceptor.objectives.noise import InputNoise, InputNoiseConfig
+from preceptor.objectives.noise import InputNoise
+from preceptor.objectives.noise_config import InputNoiseConfig
 
 CONFIG = InputNoiseConfig(dropout=0.1, replacement=0.2)
 

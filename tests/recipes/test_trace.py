@@ -17,9 +17,9 @@ from preceptor.core.config import encode
 from preceptor.core.errors import ArtifactError, DataError
 from preceptor.data import index
 from preceptor.data.document import KEEP, Document
-from preceptor.data.mixture import MixtureConfig
+from preceptor.data.mixture import Blending, MixtureConfig
 from preceptor.data.withdrawal import Withdrawn, withdrawals, withdrawn
-from preceptor.models.decoder import DecoderConfig
+from preceptor.models.decoder_config import DecoderConfig
 from preceptor.recipes.forget import as_text as forgotten_text
 from preceptor.recipes.forget import delete_tainted, forget
 from preceptor.recipes.seen import Order
@@ -30,7 +30,7 @@ from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.tokenizer.training import train
-from preceptor.train.blend import Blending, pretraining_order
+from preceptor.train.blend import pretraining_order
 from preceptor.train.pretrain import pretrain
 from preceptor.train.run import PretrainingConfig
 

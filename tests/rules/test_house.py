@@ -99,3 +99,8 @@ def test_the_readme_draws_the_real_tree():
     real = {p.relative_to(root).as_posix() for p in SOURCES if p.name != "__init__.py"}
     real |= {f"{p.name}/" for p in root.iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert drawn == real, f"drawn only: {sorted(drawn - real)}; real only: {sorted(real - drawn)}"
+
+
+def test_the_stages_before_training_start_without_torch():
+    code = "import sys, preceptor.recipes.pipeline; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from preceptor.models.decoder import DecoderConfig, build
-from preceptor.serve.generate import SamplingConfig, generate, generate_many, truncate
+from preceptor.models.decoder import build
+from preceptor.models.decoder_config import DecoderConfig
+from preceptor.serve.generate import generate, generate_many, truncate
+from preceptor.serve.sampling import SamplingConfig
 
 CONTEXT, VOCABULARY, END = 32, 48, 0
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=40)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from preceptor.core.errors import ArtifactError, Interrupted, TrainingError
-from preceptor.models.decoder import DecoderConfig, build
+from preceptor.models.decoder import build
+from preceptor.models.decoder_config import DecoderConfig
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batches, LossSum
 from preceptor.objectives.packing import collate_rows, plan_rows

@@ -169,12 +169,13 @@ class _Decoder:
         if type(value) in variants:
             return value
         by_tag = {schema.tag_of(variant): variant for variant in variants}
-        inner = _join(path, schema.TAG)
+        name = schema.tag_name(variants[0])
+        inner = _join(path, name)
         expected = " or ".join(map(repr, by_tag))
         if not isinstance(value, Mapping):
-            raise _wrong(None, value, path, expected=f"a table whose {schema.TAG} is {expected}")
-        if schema.TAG in value:
-            tag = value[schema.TAG]
+            raise _wrong(None, value, path, expected=f"a table whose {name} is {expected}")
+        if name in value:
+            tag = value[name]
             if not isinstance(tag, str) or tag not in by_tag:
                 raise _wrong(None, tag, inner, expected=expected, choices=list(by_tag))
             cls = by_tag[tag]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from preceptor.core.canonical import plain
 
-TAG = "kind"
+TAGS = ("kind", "family")
+"""The fields by which the members of a union are told apart."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,16 +79,25 @@ def annotations(cls: type) -> Mapping[str, object]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
-def tag_of(cls: type) -> str:
-    """The name of a variant: the one value its `kind` can have.
+def tag_name(cls: type) -> str:
+    """The field whose one possible value names a variant.
 
     Raises:
-        TypeError: the class has no `kind: Literal["name"]`, so a union cannot tell it from the others.
+        TypeError: the class has no such field as `kind: Literal["name"]`, so a union cannot tell it from the others.
     """
-    values = typing.get_args(unwrap(annotations(cls).get(TAG)))
-    if len(values) != 1:
-        raise TypeError(f'{cls.__name__} is one of several variants and needs a field {TAG}: Literal["name"]')
-    return str(values[0])
+    for name in TAGS:
+        if len(typing.get_args(unwrap(annotations(cls).get(name)))) == 1:
+            return name
+    raise TypeError(f'{cls.__name__} is one of several variants and needs a field kind: Literal["name"]')
+
+
+def tag_of(cls: type) -> str:
+    """The name of a variant: the one value its tag can have.
+
+    Raises:
+        TypeError: the class has no tag.
+    """
+    return str(typing.get_args(unwrap(annotations(cls)[tag_name(cls)]))[0])
 
 
 def default_of(field: "dataclasses.Field[object]", base: object = None) -> object:
@@ -161,15 +171,15 @@ def _fields(cls: type, prefix: str, base: object, when: str) -> Iterator[Field]:
         default = default_of(declared[name], base)
         variants = [member for member in members(annotation) if is_config(member)]
         if len(variants) > 1:
-            names = [tag_of(variant) for variant in variants]
-            chosen = getattr(default, TAG, None)
+            tag, names = tag_name(variants[0]), [tag_of(variant) for variant in variants]
+            chosen = getattr(default, tag, None)
             words = " or ".join(map(repr, names))
-            yield Field(f"{path}.{TAG}", words, chosen, docstrings.get(name, ""), chosen is None, when)
+            yield Field(f"{path}.{tag}", words, chosen, docstrings.get(name, ""), chosen is None, when)
         for variant in variants:
             of_variant = default if type(default) is variant else None
-            only_when = f"{path}.{TAG} = {tag_of(variant)!r}" if len(variants) > 1 else when
+            only_when = f"{path}.{tag} = {tag_of(variant)!r}" if len(variants) > 1 else when
             for field in _fields(variant, path, of_variant, only_when):
-                if len(variants) == 1 or field.path != f"{path}.{TAG}":
+                if len(variants) == 1 or field.path != f"{path}.{tag}":
                     yield field
         if not variants:
             required = default is dataclasses.MISSING

@@ -1,8 +1,8 @@
 """How sources are blended: which one stands at a place of the training order, as a function without a memory."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
@@ -31,6 +31,19 @@ class MixtureConfig:
         """Refuse temperatures that turn the sizes upside down."""
         if not self.temperature >= 1 or math.isinf(self.temperature):
             raise ValueError(f"temperature must be a number of at least 1, got {self.temperature}")
+
+
+@dataclass(frozen=True, slots=True)
+class Blending:
+    """How the sources of a stream are blended: the rule, and for each source by name its weight and cap on epochs."""
+
+    config: MixtureConfig = field(default_factory=MixtureConfig)
+    sources: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def is_by_source(self) -> bool:
+        """Whether rows must hold one source each; without weights or caps all documents are one stream."""
+        return self.config.kind != "proportional" or any(cap for _, cap in self.sources.values())
 
 
 @dataclass(frozen=True, slots=True)

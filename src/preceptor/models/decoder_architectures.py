@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from preceptor.models.architecture import TRANSPOSED, Architecture, Layout, Shape, TensorRow, rows
-from preceptor.models.decoder import FAMILY, DecoderConfig
-from preceptor.nn.positions import RopeScaling
+from preceptor.models.decoder import FAMILY
+from preceptor.models.decoder_config import DecoderConfig
+from preceptor.nn.rope_scaling import RopeScaling
 
 _SAME_NAMES = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),

@@ -145,8 +145,7 @@ def starting_rows(
         )
     rows_VD = torch.empty(tokenizer.vocab_size, hidden_size).normal_(0.0, initializer_range, generator=generator)
     filled = _resized(torch.from_numpy(vectors[covered]), hidden_size, generator)
-    if not (spread := float(filled.std(correction=0))):
-        raise DataError("all numbers of the tokens' vectors are the same", file=path, remedy="take another file")
+    spread = _spread(filled, path)
     rows_VD[torch.from_numpy(covered)] = filled * ((std or initializer_range) / spread)
     counts = token_counts or {}
     return rows_VD, Coverage(
@@ -228,3 +227,11 @@ def _resized(vectors: Tensor, hidden_size: int, generator: torch.Generator) -> T
     directions = directions * directions.gather(0, largest).sign()
     projected: Tensor = wide @ directions
     return projected.float()
+
+
+def _spread(vectors: Tensor, path: Path) -> float:
+    """The standard deviation of all their numbers."""
+    spread = float(vectors.std(correction=0))
+    if not spread:
+        raise DataError("all numbers of the tokens' vectors are the same", file=path, remedy="take another file")
+    return spread

@@ -12,7 +12,7 @@ from preceptor.models.interchange import load_decoder
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import RUN_FILE
 from preceptor.serve.chat import Responder
-from preceptor.serve.generate import SamplingConfig
+from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 

@@ -24,7 +24,8 @@ from preceptor.models.decoder import Decoder
 from preceptor.models.interchange import load_decoder
 from preceptor.recipes.run import Run
 from preceptor.serve.chat import Responder
-from preceptor.serve.generate import SamplingConfig, generate_many
+from preceptor.serve.generate import generate_many
+from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 

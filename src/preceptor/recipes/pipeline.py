@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from preceptor.core.artifact import Artifact, Draft, Store
 from preceptor.core.config import digest, encode
@@ -13,21 +13,21 @@ from preceptor.core.interrupt import Stop
 from preceptor.core.progress import say
 from preceptor.data.corpus import Corpus, Workshop, build
 from preceptor.data.examples import Example, read_examples, split_examples
+from preceptor.data.mixture import Blending
 from preceptor.data.shards import SPLITS
 from preceptor.data.withdrawal import withdrawn
 from preceptor.footprint.meter import Meter, Reading, measure
 from preceptor.recipes import inputs, python_docs
-from preceptor.recipes.evaluation import evaluate
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import Run
 from preceptor.recipes.seen import Order
 from preceptor.recipes.taint import require_sound
-from preceptor.recipes.translation import Translator
 from preceptor.tokenizer import stream, training
 from preceptor.tokenizer.tokenizer import Tokenizer
-from preceptor.train.blend import Blending
-from preceptor.train.finetune import finetune
-from preceptor.train.pretrain import TrainingResult, pretrain
+
+if TYPE_CHECKING:
+    from preceptor.recipes.translation import Translator
+    from preceptor.train.pretrain import TrainingResult
 
 FORMAT = 3
 """Counted up when a stage changes what it makes from the same settings, so that older artifacts are not reused."""
@@ -109,11 +109,13 @@ class Pipeline:
             del source["weight"], source["max_epochs"]
         return settings
 
-    def _translators(self) -> tuple[Translator, Translator] | None:
+    def _translators(self) -> "tuple[Translator, Translator] | None":
         """The models of back-translation, there and back."""
         config = self.run.data.augmentation
         if not config.translate_there:
             return None
+        from preceptor.recipes.translation import Translator
+
         return Translator(Path(config.translate_there)), Translator(Path(config.translate_back))
 
     def _blending(self) -> Blending:
@@ -158,7 +160,10 @@ class Pipeline:
         }
         parents = {"tokens": tokens, "tokenizer": tokenizer}
 
+        # The stages that train import torch when they come, so that those before them start at once.
         def make(draft: Draft, meter: Meter) -> None:
+            from preceptor.train.pretrain import pretrain
+
             loaded = Tokenizer.load(tokenizer.path)
             key = self._key("pretrain", settings, parents)
             result = pretrain(
@@ -216,6 +221,8 @@ class Pipeline:
         }
 
         def make(draft: Draft, meter: Meter) -> None:
+            from preceptor.train.finetune import finetune
+
             train, held_out = self.examples()
             key = self._key("finetune", settings, parents)
             result = finetune(
@@ -252,6 +259,8 @@ class Pipeline:
         }
 
         def make(draft: Draft, meter: Meter) -> None:
+            from preceptor.recipes.evaluation import evaluate
+
             evaluate(
                 run=self.run,
                 parents={role: parent.path for role, parent in parents.items()},
@@ -308,6 +317,6 @@ class Pipeline:
         shutil.rmtree(self._work(stage, key), ignore_errors=True)
 
 
-def _take(result: TrainingResult, draft: Draft) -> None:
+def _take(result: "TrainingResult", draft: Draft) -> None:
     draft.facts |= result.facts
     draft.notes |= {"resumed_cost": dict(result.resumed_cost), "training_seconds": result.state.seconds}

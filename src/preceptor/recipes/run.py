@@ -11,11 +11,10 @@ from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.data.config import DataConfig
 from preceptor.data.executor import ExecutionConfig
 from preceptor.footprint.meter import FootprintConfig
-from preceptor.models.decoder import DecoderConfig
-from preceptor.serve.generate import SamplingConfig
+from preceptor.models.decoder_config import DecoderConfig
+from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.config import TokenizerConfig
-from preceptor.train.finetune import FinetuningConfig
-from preceptor.train.run import PretrainingConfig
+from preceptor.train.run import FinetuningConfig, PretrainingConfig
 
 RUN_FILE = "run.json"
 

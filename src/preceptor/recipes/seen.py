@@ -13,7 +13,7 @@ from preceptor.core.artifact import Artifact, Store, load, write_folder
 from preceptor.core.config import decode
 from preceptor.core.errors import ArtifactError
 from preceptor.core.seeds import KeyedPermutation, derive
-from preceptor.data.mixture import Mixture, MixtureConfig
+from preceptor.data.mixture import Blending, Mixture, MixtureConfig
 
 FOLDER, KIND = "orders", "order"
 SETTINGS_NOTE = "settings"
@@ -66,7 +66,7 @@ class Order:
     def _make(cls, folder: Path, out: Path, checkpoint: Artifact, settings: dict[str, Any]) -> "Order":
         from preceptor.tokenizer.stream import TokenStream
         from preceptor.tokenizer.tokenizer import Tokenizer
-        from preceptor.train.blend import Blending, pretraining_order
+        from preceptor.train.blend import pretraining_order
         from preceptor.train.run import PretrainingConfig
 
         store = Store(out / "artifacts")

@@ -10,7 +10,8 @@ from typing import TextIO
 
 from preceptor.core.errors import OutputError, output_errors
 from preceptor.models.decoder import Decoder
-from preceptor.serve.generate import SamplingConfig, generate, generate_many
+from preceptor.serve.generate import generate, generate_many
+from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.chat import encode_prompt
 from preceptor.tokenizer.tokenizer import Tokenizer
 

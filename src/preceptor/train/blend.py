@@ -1,30 +1,17 @@
 """The order of a pre-training run's rows, and how much of each source it takes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from preceptor.core.seeds import derive
 from preceptor.core.units import Duration
-from preceptor.data.mixture import Ingredient, Mixture, MixtureConfig, shares
+from preceptor.data.mixture import Blending, Ingredient, Mixture, shares
 from preceptor.objectives.batch import Batches, Blend, Objective
 from preceptor.objectives.causal import CausalObjective
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.train.run import PretrainingConfig, TrainingConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Blending:
-    """How the sources of a stream are blended: the rule, and for each source by name its weight and cap on epochs."""
-
-    config: MixtureConfig = field(default_factory=MixtureConfig)
-    sources: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-    @property
-    def is_by_source(self) -> bool:
-        """Whether rows must hold one source each; without weights or caps all documents are one stream."""
-        return self.config.kind != "proportional" or any(cap for _, cap in self.sources.values())
 
 
 @dataclass(frozen=True, slots=True)

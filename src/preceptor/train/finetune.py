@@ -1,14 +1,14 @@
 """Fine-tuning: a LoRA adapter trained on questions and answers over a frozen base model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from preceptor.adapters.adapter import trainable
-from preceptor.adapters.low_rank import LowRankConfig, attach, save_adapter
+from preceptor.adapters.low_rank import attach, save_adapter
 from preceptor.core.artifact import Draft
 from preceptor.core.seeds import derive
 from preceptor.data.examples import Example
@@ -27,32 +27,7 @@ from preceptor.train.pretrain import (
     save_curve,
     train_model,
 )
-from preceptor.train.run import OptimizerConfig, TrainingConfig
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinetuningConfig(TrainingConfig):
-    """How a base model learns to answer."""
-
-    examples: str = "python-docs"
-    """Where the questions and answers are: "python-docs", a JSON or JSONL file, or "" for no fine-tuning."""
-    held_out_fraction: float = 0.1
-    """The share of examples, by group, that is kept for the evaluation."""
-    adapter: LowRankConfig = field(default_factory=LowRankConfig)
-    """The adapter that is trained."""
-    duration: str = "2 epochs"
-    """How long to train: a number of steps, tokens or epochs."""
-    optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(kind="adamw", learning_rate=2e-3, weight_decay=0.0)
-    )
-    """How gradients become updates."""
-
-    def __post_init__(self) -> None:
-        """Refuse a split that leaves one side empty."""
-        # A dataclass with slots is made anew, so that super() without arguments would name the wrong class.
-        TrainingConfig.__post_init__(self)
-        if not 0 < self.held_out_fraction < 1:
-            raise ValueError(f"held_out_fraction must be between 0 and 1, got {self.held_out_fraction}")
+from preceptor.train.run import FinetuningConfig
 
 
 def finetune(

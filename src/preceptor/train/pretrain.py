@@ -12,7 +12,9 @@ from preceptor.core.artifact import Draft
 from preceptor.core.errors import ConfigError, output_errors
 from preceptor.core.progress import Progress, say
 from preceptor.core.seeds import KeyedPermutation, derive
-from preceptor.models.decoder import DecoderConfig, build
+from preceptor.data.mixture import Blending
+from preceptor.models.decoder import build
+from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.interchange import save_model
 from preceptor.objectives.batch import Batches, Objective
 from preceptor.objectives.causal import CausalObjective
@@ -21,7 +23,7 @@ from preceptor.parallel.engine import Engine, place
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
-from preceptor.train.blend import Blending, pretraining_order
+from preceptor.train.blend import pretraining_order
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.hooks import MetricsLog, report_progress
 from preceptor.train.loop import StopRequest, TrainState, fit

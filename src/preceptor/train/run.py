@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from preceptor.adapters.low_rank_config import LowRankConfig
 from preceptor.core.errors import ConfigError
 from preceptor.core.units import Duration
-from preceptor.objectives.noise import InputNoiseConfig
+from preceptor.objectives.noise_config import InputNoiseConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,3 +123,28 @@ class PretrainingConfig(TrainingConfig):
 
     noise: InputNoiseConfig = field(default_factory=InputNoiseConfig)
     """Noise on what the model reads while it trains."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuningConfig(TrainingConfig):
+    """How a base model learns to answer."""
+
+    examples: str = "python-docs"
+    """Where the questions and answers are: "python-docs", a JSON or JSONL file, or "" for no fine-tuning."""
+    held_out_fraction: float = 0.1
+    """The share of examples, by group, that is kept for the evaluation."""
+    adapter: LowRankConfig = field(default_factory=LowRankConfig)
+    """The adapter that is trained."""
+    duration: str = "2 epochs"
+    """How long to train: a number of steps, tokens or epochs."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(kind="adamw", learning_rate=2e-3, weight_decay=0.0)
+    )
+    """How gradients become updates."""
+
+    def __post_init__(self) -> None:
+        """Refuse a split that leaves one side empty."""
+        # A dataclass with slots is made anew, so that super() without arguments would name the wrong class.
+        TrainingConfig.__post_init__(self)
+        if not 0 < self.held_out_fraction < 1:
+            raise ValueError(f"held_out_fraction must be between 0 and 1, got {self.held_out_fraction}")
