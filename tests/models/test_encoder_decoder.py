@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from preceptor.core.errors import ArtifactError
 from preceptor.models.encoder_decoder import FAMILY, EncoderDecoder, build
-from preceptor.models.encoder_decoder_stacks import EncoderDecoderConfig
+from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
 from preceptor.models.interchange import architecture_of, load_model, save_model
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED

@@ -8,7 +8,8 @@ from oracle import TOLERANCE, assert_same_gradients, randomise, save_pretrained,
 from torch.nn import functional as F
 
 from preceptor.core.errors import ArtifactError
-from preceptor.models.encoder import EncoderConfig, build
+from preceptor.models.encoder import build
+from preceptor.models.encoder_config import EncoderConfig
 from preceptor.models.interchange import architecture_of, load_model, save_model
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from preceptor.core.errors import ArtifactError
 from preceptor.models.interchange import architecture_of, load_model, save_model, to_their_tensors
-from preceptor.models.two_stream import TwoStream, TwoStreamConfig, build
+from preceptor.models.two_stream import TwoStream, build
+from preceptor.models.two_stream_config import TwoStreamConfig
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor.models.two_stream import TwoStreamConfig, build
+from preceptor.models.two_stream import build
+from preceptor.models.two_stream_config import TwoStreamConfig
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batches
 from preceptor.objectives.packing import PADDING_SEGMENT

@@ -5,7 +5,8 @@ from dataclasses import fields
 from typing import Any
 
 from preceptor.models.architecture import STACKED, Architecture, TensorRow, rows
-from preceptor.models.encoder import FAMILY, EncoderConfig
+from preceptor.models.encoder import FAMILY
+from preceptor.models.encoder_config import EncoderConfig
 
 _SAME_NAMES = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preceptor.models.encoder_decoder_stacks import Context, EncoderDecoderConfig, SourceCache, Stack
+from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
+from preceptor.models.encoder_decoder_stacks import Context, SourceCache, Stack
 from preceptor.models.family import ModelFamily
 from preceptor.models.language_model import LanguageModel
 from preceptor.nn.attention import Attention

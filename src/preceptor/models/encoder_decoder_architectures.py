@@ -6,7 +6,7 @@ from typing import Any
 
 from preceptor.models.architecture import TRANSPOSED, Architecture, Layout, TensorRow, rows
 from preceptor.models.encoder_decoder import FAMILY
-from preceptor.models.encoder_decoder_stacks import EncoderDecoderConfig
+from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
 
 ROW_OF_ONE = Layout(lambda ours, _: ours[0].unsqueeze(0), lambda theirs, shapes, _: [theirs.squeeze(0)])
 """A vector as a matrix of one row."""

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from preceptor.models.architecture import Architecture, Layout, Shape, rows
-from preceptor.models.two_stream import FAMILY, TwoStreamConfig
+from preceptor.models.two_stream import FAMILY
+from preceptor.models.two_stream_config import TwoStreamConfig
 
 
 def _to_json(config: TwoStreamConfig) -> dict[str, Any]:
