@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from preceptor import cli
+from preceptor.evaluate.inspection import LayerNorms, Norms
 from preceptor.models.decoder import build
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.interchange import save_model
+from preceptor.recipes.model_plots import draw_norms
 from preceptor.recipes.report import write_run_file
 from preceptor.recipes.run import load_run
 from preceptor.tokenizer.config import TokenizerConfig
@@ -113,10 +115,20 @@ def test_norms_are_drawn_and_said(monkeypatch, capsys, folder, tmp_path):
     picture = tmp_path / "norms.svg"
     assert call(monkeypatch, "norms", folder, TEXT, "--out", picture) == 0
     out = capsys.readouterr().out
-    assert "model.layers.1" in out and "no part vanishes" in out and picture.read_bytes().startswith(SVG)
+    drawn = picture.read_text()
+    assert "model.layers.1" in out and "no part vanishes" in out and drawn.startswith(SVG.decode())
+    assert "norm of the gradients" in drawn and "mathdefault" not in drawn
     assert call(monkeypatch, "norms", folder, TEXT, "--out", picture, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert len(said["layers"]) == 3 and said["loss"] > 0
+
+
+@pytest.mark.parametrize("values", [(1.0, 2.0, 3.0), (1e-6, 1.0, 1e5), (0.0, 0.0, 0.0), (1.0, float("inf"), 2.0)])
+def test_norms_of_any_size_are_drawn_with_plain_numbers(tmp_path, values):
+    layers = tuple(LayerNorms(f"layers.{number}", value, value, value) for number, value in enumerate(values))
+    draw_norms(Norms(1.0, "each next token", layers), tmp_path / "norms.svg")
+    drawn = (tmp_path / "norms.svg").read_text()
+    assert "layers.2" in drawn and "mathdefault" not in drawn and "$" not in drawn
 
 
 @pytest.mark.parametrize(

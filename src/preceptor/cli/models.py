@@ -142,7 +142,7 @@ def attention(
 ) -> None:
     """Draw which tokens of TEXT the model of FOLDER attends to.
 
-    FOLDER holds a model and its tokenizer, or is the folder of a run.
+    FOLDER holds a model and its tokenizer, or is the folder of a run, whose pre-trained model is taken without adapter.
     """
     from preceptor.evaluate.inspection import attention_maps
     from preceptor.recipes.model_lookup import find_model
@@ -167,7 +167,7 @@ def norms(folder: Path, text: str, picture: Path, target: str, as_json: bool) ->
     """Draw how large activations, gradients and weights are in each part, and say what vanishes or explodes.
 
     The gradients are those of the loss that pre-training would have on TEXT. FOLDER holds a model and its tokenizer, or
-    is the folder of a run.
+    is the folder of a run, whose pre-trained model is taken without its adapter.
     """
     from preceptor.evaluate.inspection import norms as measure
     from preceptor.recipes.model_lookup import find_model

@@ -1,6 +1,7 @@
 """Attention maps and norms of a model, drawn."""
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from preceptor.core.drafts import write_file
 from preceptor.core.errors import ConfigError
@@ -16,6 +18,7 @@ from preceptor.recipes.look import ACCENT, SECOND, STYLE
 
 SUFFIXES = (".png", ".svg")
 _COLUMNS = 4
+_POWER = 10.0
 
 
 def check_suffix(path: Path) -> None:
@@ -90,12 +93,23 @@ def draw_norms(found: Norms, path: Path) -> None:
         for one, kind, colour in zip(axes, ("activation", "gradient", "weight"), (ACCENT, SECOND, ACCENT), strict=True):
             values = [getattr(layer, kind) for layer in found.layers]
             one.plot(range(len(names)), values, color=colour, marker="o", markersize=3, linewidth=1)
-            if all(0 < value < float("inf") for value in values):
-                one.set_yscale("log")
+            _scale(one, values)
             one.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
             one.set_title(f"norm of the {kind}s")
 
     _write(draw, 1, 3, (3 * max(3.0, 0.8 + 0.2 * len(names)), 4.2), path)
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """From 0, or in powers of ten where the values differ by more than one."""
+    finite = [value for value in values if math.isfinite(value)]
+    if finite and min(finite) > 0 and max(finite) > _POWER * min(finite):
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    elif finite:
+        axes.set_ylim(0, 1.1 * max(finite) or 1.0)
+    # Tokens may hold dollar signs, so no text is read as mathematics, which the labels of powers would be.
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _write(
