@@ -15,6 +15,7 @@ from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Blending
 from preceptor.models.decoder import build
 from preceptor.models.decoder_config import DecoderConfig
+from preceptor.models.initialisation import learning_rate_scales
 from preceptor.models.interchange import save_model
 from preceptor.objectives.batch import Batches, Objective
 from preceptor.objectives.causal import CausalObjective
@@ -142,7 +143,8 @@ def train_model(
     label: str,
 ) -> TrainingResult:
     """The result of training a placed model to its last step, from its newest checkpoint where there is one."""
-    optimizer = Optimizer(engine.parameters, config.optimizer)
+    scales = learning_rate_scales(engine.model, config.optimizer.kind)
+    optimizer = Optimizer(engine.parameters, config.optimizer, scales)
     state = checkpoints.resume(engine, optimizer)
     resumed_cost = state.cost
     if state.step:
