@@ -5,7 +5,7 @@ float32, without dropout or packing, with the loss as users have it (ours never 
 within one process; the table has medians over all timed steps and their ratio, by the clock and by the seconds that
 processors spent on the process, which other processes on a busy machine hardly change.
 
-    python benchmarks/models.py [--families gpt2 llama bert t5 xlnet] [--rounds 3] [--steps 4] [--layers 4] [--quick] [--eager]
+    python benchmarks/models.py [--families gpt2 llama] [--rounds 3] [--steps 4] [--layers 4] [--quick] [--eager]
 """
 
 import argparse
