@@ -79,6 +79,11 @@ class LanguageModel(nn.Module):
         )
 
     @torch.no_grad()
+    def most_likely(self, inputs: Inputs, labels_BT: Tensor) -> Tensor:
+        """The likeliest token at each supervised place, in reading order, of shape M."""
+        return self.score(self.hidden(inputs)[labels_BT != IGNORED]).argmax(dim=-1)
+
+    @torch.no_grad()
     def losses_and_hits(self, inputs: Inputs, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of every token in nats (0 where none is supervised) and whether it was the likeliest, both B T."""
         hidden_BTD = self.to_output(self.hidden(inputs))
