@@ -66,6 +66,38 @@ def test_muon_trains_hidden_matrices_and_adamw_the_rest():
     assert not any(torch.equal(before[name], p) for name, p in parameters.items())
 
 
+def test_a_scale_multiplies_a_weights_rate_but_not_its_decay():
+    ours, theirs = weights(), weights()
+    config = OptimizerConfig(kind="adamw", learning_rate=0.01, weight_decay=0.1)
+    optimizer = Optimizer(ours, config, {"a.weight": 0.25, "norm.weight": 0.5})
+    groups = [
+        {"params": [theirs["a.weight"]], "lr": 0.01 * 0.25, "weight_decay": 0.4},
+        {"params": [theirs["norm.weight"]], "lr": 0.01 * 0.5, "weight_decay": 0.0},
+        {"params": [theirs["b.weight"], theirs["model.embed_tokens.weight"]], "lr": 0.01, "weight_decay": 0.1},
+    ]
+    reference = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, foreach=False, fused=False)
+    for step in range(5):
+        gradients(ours, step)
+        gradients(theirs, step)
+        optimizer.step(1.0)
+        reference.step()
+    for name, parameter in ours.items():
+        torch.testing.assert_close(parameter, theirs[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_scale_multiplies_muons_update():
+    config = OptimizerConfig(kind="muon", weight_decay=0.0)
+    moves = []
+    for scale in (1.0, 0.25):
+        trained, started = weights(), weights()
+        optimizer = Optimizer(trained, config, {"a.weight": scale})
+        gradients(trained, 0)
+        optimizer.step(1.0)
+        moves.append({name: trained[name].detach() - started[name].detach() for name in trained})
+    torch.testing.assert_close(moves[1]["a.weight"], 0.25 * moves[0]["a.weight"], rtol=1e-4, atol=1e-6)
+    assert torch.equal(moves[1]["b.weight"], moves[0]["b.weight"])
+
+
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_a_saved_state_goes_on_bit_for_bit(kind):
     config = OptimizerConfig(kind=kind)

@@ -12,7 +12,7 @@ import click
 
 from preceptor import __version__
 from preceptor.cli.data import data
-from preceptor.cli.models import chat, generate
+from preceptor.cli.models import chat, generate, model
 from preceptor.cli.recipes import recipes
 from preceptor.cli.stages import evaluate, finetune, pretrain, report, run
 from preceptor.cli.tokenizer import tokenizer
@@ -73,7 +73,7 @@ def cli(context: click.Context, debug: bool) -> None:
     context.obj = {"debug": debug}
 
 
-for command in (run, data, tokenizer, pretrain, finetune, evaluate, report, generate, chat, recipes):
+for command in (run, data, tokenizer, pretrain, finetune, evaluate, report, generate, chat, model, recipes):
     cli.add_command(command)
 
 

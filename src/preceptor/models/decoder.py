@@ -1,6 +1,5 @@
 """The decoder family: one module whose configuration spans GPT-2, GPT-NeoX, Llama, Qwen, Gemma and OLMo."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.family import ModelFamily
+from preceptor.models.initialisation import draw_weights
 from preceptor.models.language_model import LanguageModel
 from preceptor.nn.attention import Attention, AttentionShape, KeyValueCache
 from preceptor.nn.inputs import Inputs
@@ -200,23 +200,9 @@ class Decoder(LanguageModel):
         return self.score(last_BD)
 
 
-@torch.no_grad()
 def initialise(model: Decoder, generator: torch.Generator) -> None:
-    """Fill the weights in place: normal matrices, zero biases, unit gains; outputs zero or scaled down by depth.
-
-    Source: Radford et al. 2019 for the depth-scaled outputs of GPT-2.
-    """
-    config = model.config
-    for name, parameter in model.named_parameters():
-        if parameter.dim() < 2:
-            is_gain = name.endswith("norm.weight") and not config.norm_offset
-            parameter.fill_(1.0 if is_gain else 0.0)
-        elif name.endswith(("o_proj.weight", "down_proj.weight")) and config.zero_init_outputs:
-            parameter.zero_()
-        else:
-            is_output = name.endswith(("o_proj.weight", "down_proj.weight"))
-            depth_scale = 1 / math.sqrt(2 * config.num_hidden_layers) if is_output else 1.0
-            parameter.normal_(0.0, config.initializer_range * depth_scale, generator=generator)
+    """Fill the weights in place, as the configuration's ``initialisation`` says."""
+    draw_weights(model, model.config, generator)
 
 
 def build(config: DecoderConfig, generator: torch.Generator | None = None) -> Decoder:

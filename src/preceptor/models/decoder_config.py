@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from preceptor.models.schemes import Scheme
 from preceptor.nn.rope_scaling import RopeScaling
 
 _NOT_NEGATIVE = (
     *("vocab_size", "attention_scale", "attention_softcap", "logit_softcap", "sliding_window"),
-    *("full_attention_every", "rope_theta_local"),
+    *("full_attention_every", "rope_theta_local", "width_base", "head_dim_base"),
 )
 
 
@@ -79,10 +80,16 @@ class DecoderConfig:
     """Small number that keeps the normalisation finite."""
     dropout: float = 0.0
     """Probability of dropping an element of the embedding, attention weights and each layer's output in training."""
+    initialisation: Scheme = "gpt2"
+    """How the starting weights are drawn; small, xavier and depth take their spread from the shape."""
     initializer_range: float = 0.02
     """Standard deviation of the starting weights."""
     zero_init_outputs: bool = True
     """Whether each layer's output projection starts at zero, so that every block starts as the identity."""
+    width_base: int = 0
+    """The hidden_size for which learning rate and starting weights were chosen (muP); 0: this one's own."""
+    head_dim_base: int = 0
+    """Under muP, where heads grow with the width: the head_dim that belongs to width_base; 0: they do not."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built."""

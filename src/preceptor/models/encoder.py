@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from preceptor.models.encoder_config import EncoderConfig
 from preceptor.models.family import ModelFamily
+from preceptor.models.initialisation import draw_weights
 from preceptor.models.language_model import LanguageModel
 from preceptor.nn.attention import Attention, AttentionShape
 from preceptor.nn.inputs import Inputs
@@ -163,14 +164,9 @@ class Encoder(LanguageModel):
         return self.lm_head
 
 
-@torch.no_grad()
 def initialise(model: Encoder, generator: torch.Generator) -> None:
-    """Fill the weights in place: normal matrices, zero biases, unit gains. Source: Devlin et al. 2019."""
-    for name, parameter in model.named_parameters():
-        if parameter.dim() < 2:
-            parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
-        else:
-            parameter.normal_(0.0, model.config.initializer_range, generator=generator)
+    """Fill the weights in place, as the configuration's ``initialisation`` says."""
+    draw_weights(model, model.config, generator)
 
 
 def build(config: EncoderConfig, generator: torch.Generator | None = None) -> Encoder:

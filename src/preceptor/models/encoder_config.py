@@ -3,6 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from preceptor.models.schemes import Scheme
+
+_NOT_NEGATIVE = (
+    *("vocab_size", "type_vocab_size", "position_offset", "sliding_window", "full_attention_every"),
+    *("width_base", "head_dim_base"),
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig:
@@ -60,15 +67,23 @@ class EncoderConfig:
     """Whether the output layer shares the embedding's weights."""
     dropout: float = 0.0
     """Probability of dropping an element of the embedding, attention weights and each layer's output in training."""
+    initialisation: Scheme = "normal"
+    """How the starting weights are drawn; small, xavier and depth take their spread from the shape."""
     initializer_range: float = 0.02
     """Standard deviation of the starting weights."""
+    zero_init_outputs: bool = False
+    """Whether each layer's output projection starts at zero, so that a block adds nothing at first."""
+    width_base: int = 0
+    """The hidden_size for which learning rate and starting weights were chosen (muP); 0: this one's own."""
+    head_dim_base: int = 0
+    """Under muP, where heads grow with the width: the head_dim that belongs to width_base; 0: they do not."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built."""
         for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("vocab_size", "type_vocab_size", "position_offset", "sliding_window", "full_attention_every"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.hidden_size % self.num_attention_heads:

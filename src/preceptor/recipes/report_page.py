@@ -11,23 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from preceptor.core.units import human_bytes, human_count, human_grams, human_joules, human_seconds
+from preceptor.recipes.look import ACCENT, INK, SECOND, STYLE
 from preceptor.recipes.report import template_text
-
-_INK, _ACCENT, _SECOND, _GRID = "#4b5563", "#2563eb", "#d97706", "#9ca3af"
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "preceptor",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "text.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
 
 
 def render(report: Mapping[str, Any], run: Mapping[str, Any]) -> str:
@@ -66,7 +51,7 @@ def _bits(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _svg(draw: Callable[[Sequence[Axes]], None], columns: int, height: float) -> str:
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * columns, height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.subplots(1, columns, squeeze=False)[0]
@@ -86,13 +71,13 @@ def _training_plots(curve: Sequence[Mapping[str, Any]]) -> str:
 
     def draw(axes: Sequence[Axes]) -> None:
         loss, rate, norm = axes
-        loss.plot(steps, [point["loss"] for point in curve], color=_ACCENT, linewidth=1, label="training")
-        loss.plot(*zip(*checks, strict=True), color=_SECOND, marker="o", markersize=3, label="validation")
+        loss.plot(steps, [point["loss"] for point in curve], color=ACCENT, linewidth=1, label="training")
+        loss.plot(*zip(*checks, strict=True), color=SECOND, marker="o", markersize=3, label="validation")
         loss.set(title="loss, nats per token", xlabel="step")
         loss.legend()
-        rate.plot(steps, [point["learning_rate"] for point in curve], color=_ACCENT, linewidth=1.2)
+        rate.plot(steps, [point["learning_rate"] for point in curve], color=ACCENT, linewidth=1.2)
         rate.set(title="learning rate", xlabel="step", ylim=(0, None))
-        norm.plot(steps, [point["grad_norm"] for point in curve], color=_ACCENT, linewidth=0.8)
+        norm.plot(steps, [point["grad_norm"] for point in curve], color=ACCENT, linewidth=0.8)
         norm.set(title="gradient norm", xlabel="step", ylim=(0, None))
 
     return _svg(draw, 3, 2.5)
@@ -105,8 +90,8 @@ def _bars(values: Mapping[str, float], title: str) -> str:
 
     def draw(axes: Sequence[Axes]) -> None:
         names = list(values)[::-1]
-        bars = axes[0].barh(names, [values[name] for name in names], color=_ACCENT, height=0.6)
-        axes[0].bar_label(bars, fmt="{:,.4g}", padding=3, color=_INK)
+        bars = axes[0].barh(names, [values[name] for name in names], color=ACCENT, height=0.6)
+        axes[0].bar_label(bars, fmt="{:,.4g}", padding=3, color=INK)
         axes[0].set(title=title)
         axes[0].margins(x=0.18)
 

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from preceptor.core.errors import ArtifactError
+from preceptor.models.language_model import is_hidden_matrix
 from preceptor.train.run import OptimizerConfig
 
 # Coefficients of the odd quintic that maps singular values towards one, step by step.
@@ -18,6 +20,8 @@ _POLAR_EXPRESS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
+
+_ALIKE: Mapping[str, float] = MappingProxyType({})
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
@@ -44,15 +48,23 @@ class Muon:
     Source: Jordan et al. 2024, Muon: an optimizer for hidden layers.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        momentum: float,
+        weight_decay: float,
+        scales: Mapping[str, float] = _ALIKE,
+    ) -> None:
         self.parameters = dict(parameters)
         self.momentum, self.weight_decay = momentum, weight_decay
+        self.scales = {name: scales.get(name, 1.0) for name in self.parameters}
         self.buffers = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Update the parameters in place from their gradients."""
         trained = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        scales = [self.scales[name] for name in trained]
         buffers = [self.buffers[name] for name in trained]
         gradients = [p.grad for p in trained.values() if p.grad is not None]
         torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
@@ -60,23 +72,34 @@ class Muon:
         directions = torch._foreach_lerp(gradients, buffers, self.momentum)
         parameters: list[Tensor] = list(trained.values())
         torch._foreach_mul_(parameters, 1 - learning_rate * self.weight_decay)
-        for parameter, direction in zip(parameters, directions, strict=True):
+        for parameter, direction, scale in zip(parameters, directions, scales, strict=True):
             rows, columns = parameter.shape
-            parameter.add_(orthogonalise(direction), alpha=-learning_rate * math.sqrt(max(1.0, rows / columns)))
+            rate = learning_rate * math.sqrt(max(1.0, rows / columns)) * scale
+            parameter.add_(orthogonalise(direction), alpha=-rate)
 
 
 class Optimizer:
-    """The optimizer of a run: Muon for hidden matrices where asked for, AdamW for everything else."""
+    """The optimizer of a run: Muon for hidden matrices where asked for, AdamW for everything else.
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> None:
+    ``scales`` multiply the learning rates of the weights they name. Weight decay does not follow them, so that a wider
+    model, whose matrices learn more slowly, forgets as fast. Source: Wang and Aitchison 2024, for the latter.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, scales: Mapping[str, float] = _ALIKE
+    ) -> None:
         self.config = config
-        matrices = {n: p for n, p in parameters.items() if config.kind == "muon" and _is_hidden_matrix(n, p)}
+        matrices = {n: p for n, p in parameters.items() if config.kind == "muon" and is_hidden_matrix(n, p)}
         rest = {n: p for n, p in parameters.items() if n not in matrices}
-        self.muon = Muon(matrices, config.momentum, config.weight_decay) if matrices else None
+        self.muon = Muon(matrices, config.momentum, config.weight_decay, scales) if matrices else None
         self.adamw_names = list(rest)
-        decayed = [p for p in rest.values() if p.dim() >= 2]
-        plain = [p for p in rest.values() if p.dim() < 2]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        alike: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+        for name, parameter in rest.items():
+            alike.setdefault((parameter.dim() >= 2, scales.get(name, 1.0)), []).append(parameter)
+        groups = [
+            {"params": members, "weight_decay": config.weight_decay / scale if is_matrix else 0.0, "scale": scale}
+            for (is_matrix, scale), members in alike.items()
+        ]
         self.adamw = (
             torch.optim.AdamW(
                 [group for group in groups if group["params"]],
@@ -98,7 +121,7 @@ class Optimizer:
         if self.adamw is not None:
             rate = config.learning_rate if config.kind == "adamw" else config.adamw_learning_rate
             for group in self.adamw.param_groups:
-                group["lr"] = rate * factor
+                group["lr"] = rate * factor * group["scale"]
             self.adamw.step()
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -136,9 +159,3 @@ class Optimizer:
                 f"the saved optimizer state has tensors of unknown weights: {', '.join(sorted(left)[:3])}",
                 remedy="resume with the recipe the checkpoint was made with, or start into a new --out folder",
             )
-
-
-def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.dim() == 2 and not name.endswith(
-        ("embed_tokens.weight", "embed_positions.weight", "lm_head.weight")
-    )

@@ -14,6 +14,7 @@ from preceptor.core.progress import Progress, say
 from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Blending
 from preceptor.models.config import ModelConfig
+from preceptor.models.initialisation import learning_rate_scales
 from preceptor.models.interchange import architecture_of, save_model
 from preceptor.objectives.batch import Batches, Objective
 from preceptor.objectives.choice import objective_for
@@ -145,7 +146,8 @@ def train_model(
     label: str,
 ) -> TrainingResult:
     """The result of training a placed model to its last step, from its newest checkpoint where there is one."""
-    optimizer = Optimizer(engine.parameters, config.optimizer)
+    scales = learning_rate_scales(engine.model, config.optimizer.kind)
+    optimizer = Optimizer(engine.parameters, config.optimizer, scales)
     state = checkpoints.resume(engine, optimizer)
     resumed_cost = state.cost
     if state.step:
