@@ -18,7 +18,7 @@ import torch
 
 from preceptor.core.interrupt import Stop
 from preceptor.core.seeds import derive
-from preceptor.models.decoder import build
+from preceptor.models.interchange import architecture_of
 from preceptor.objectives.causal import CausalObjective
 from preceptor.parallel.engine import place
 from preceptor.recipes.pipeline import Pipeline
@@ -50,7 +50,8 @@ def train(run: Run, folder: Path, steps: int, target: float | None = None) -> Ou
     pipeline = Pipeline(run, folder, Stop())
     tokens, tokenizer = pipeline.tokens(), Tokenizer.load(pipeline.tokenizer().path)
     config = run.pretraining
-    model = build(resolve_model(run.model, config, tokenizer), torch.Generator().manual_seed(run.seed))
+    resolved = resolve_model(run.model, config, tokenizer)
+    model = architecture_of(resolved).family.build(resolved, torch.Generator().manual_seed(run.seed))
     train_side, check = (
         CausalObjective(
             TokenStream.open(tokens.path, split, tokenizer), config.context_length, tokenizer.end_of_text_id

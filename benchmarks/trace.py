@@ -96,7 +96,7 @@ def make_model(store: Store, corpus: Artifact, num_documents: int) -> None:
     with store.draft("checkpoint", "benchmark", parents) as draft:
         tokenizer.save(draft.path)
         settings = encode(PretrainingConfig(duration="3 epochs"))
-        draft.notes["settings"] = {"pretraining": settings, "seed": 0, "blending": encode(Blending())}
+        draft.notes["settings"] = {"pretraining": settings, "seed": 0, "blending": encode(Blending()), "model": {}}
         draft.facts["num_steps"] = 0
 
 

@@ -32,6 +32,12 @@ def made(tmp_path_factory):
     return folder
 
 
+def _at_a_terminal():
+    """Take the terminal, and Ctrl-C, which a shell's background jobs are deaf to and pass that on."""
+    ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Screen:
     """A command on a terminal of 60 columns and 20 lines."""
 
@@ -43,7 +49,7 @@ class Screen:
         self.process = subprocess.Popen(
             [PRECEPTOR, *words], cwd=folder, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             env={**extra, "TERM": "xterm-256color", **environment},
-            preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_at_a_terminal,
         )  # fmt: skip
         os.close(slave)
 

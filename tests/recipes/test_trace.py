@@ -124,7 +124,7 @@ def make_tokens(store, corpus, kept):
 
 def make_model(out, tokenizer, tokens, blending=ONE_STREAM):
     parents = {"tokens": tokens.id, "tokenizer": tokenizer.id}
-    settings = {"pretraining": encode(PRETRAINING), "seed": SEED, "blending": encode(blending)}
+    settings = {"pretraining": encode(PRETRAINING), "seed": SEED, "blending": encode(blending), "model": {}}
     loaded = Tokenizer.load(tokenizer.path)
     key = f"{blending.config.kind}{tokens.id}"
     with Store(out / "artifacts").draft("checkpoint", key, parents) as draft:
@@ -190,7 +190,7 @@ def steps_that_drew(out, checkpoint, blending, start, stop):
     tokens = TokenStream.open(
         Store(out / "artifacts").load("tokens", checkpoint.parents["tokens"]).path, "train", tokenizer
     )
-    order = pretraining_order(tokens, PRETRAINING, tokenizer.end_of_text_id, SEED, blending)
+    order = pretraining_order(tokens, PRETRAINING, tokenizer, SEED, blending, DecoderConfig())
     wanted = set(order.objective.plan.rows_of(start, stop))
     return [step + 1 for step in range(order.num_steps) if wanted.intersection(order.batches.rows(step))]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from preceptor.models.family import ModelFamily
 from preceptor.models.interchange import ARCHITECTURES, architecture_of
-from preceptor.models.language_model import LanguageModel
+from preceptor.models.language_model import LanguageModel, is_hidden_matrix
 from preceptor.nn.attention import Attention
 from preceptor.nn.layers import FeedForward, RMSNorm
 from preceptor.nn.relative import RelativeAttention
@@ -19,10 +19,6 @@ DEFAULT_CONTEXT = 512
 """Where a configuration sets no longest text. Source: Yang et al. 2019, section 3.1, for XLNet."""
 _FLOAT32, _BFLOAT16 = 4, 2
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-_NOT_HIDDEN = (
-    *("embed_tokens.weight", "embed_positions.weight", "embed_token_types.weight"),
-    *("lm_head.weight", "lm_head.decoder.weight"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,18 +192,13 @@ def _arithmetic(model: LanguageModel, context: int) -> Arithmetic:
     return Arithmetic(weights, attention, forward, 3 * forward)
 
 
-def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon trains it, as the optimizer of a run decides."""
-    return parameter.dim() == 2 and not name.endswith(_NOT_HIDDEN)
-
-
 def _adamw_bytes(named: Mapping[str, nn.Parameter]) -> int:
     return sum(2 * _FLOAT32 * parameter.numel() + _FLOAT32 for parameter in named.values())
 
 
 def _memory(model: LanguageModel, named: Mapping[str, nn.Parameter], context: int) -> Memory:
     trained = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
-    matrices = {name: parameter for name, parameter in trained.items() if _is_hidden_matrix(name, parameter)}
+    matrices = {name: parameter for name, parameter in trained.items() if is_hidden_matrix(name, parameter)}
     rest = {name: parameter for name, parameter in trained.items() if name not in matrices}
     every, learned = (sum(p.numel() for p in group.values()) for group in (named, trained))
     kept, cached = _activation_values(model), _cache_values(model)

@@ -9,6 +9,16 @@ from torch.nn import functional as F
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED, cross_entropy_sum, token_losses
 
+_NOT_HIDDEN = (
+    *("embed_tokens.weight", "embed_positions.weight", "embed_token_types.weight", "shared.weight"),
+    *("relative_bias.weight", "_bias", "lm_head.weight", "lm_head.decoder.weight", "output.weight"),
+)
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether a weight turns states into states: neither a table of embeddings or biases, nor an output layer."""
+    return parameter.dim() == 2 and not name.endswith(_NOT_HIDDEN)
+
 
 class LanguageModel(nn.Module):
     """A model of any family. A family says how states are made, and what stands between them and the scores."""
@@ -77,6 +87,11 @@ class LanguageModel(nn.Module):
             label_smoothing=label_smoothing,
             z_loss=z_loss,
         )
+
+    @torch.no_grad()
+    def most_likely(self, inputs: Inputs, labels_BT: Tensor) -> Tensor:
+        """The likeliest token at each supervised place, in reading order, of shape M."""
+        return self.score(self.hidden(inputs)[labels_BT != IGNORED]).argmax(dim=-1)
 
     @torch.no_grad()
     def losses_and_hits(self, inputs: Inputs, labels_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -238,6 +238,14 @@ class TwoStream(LanguageModel):
         )
 
     @torch.no_grad()
+    def most_likely(self, inputs: Inputs, labels_BT: Tensor) -> Tensor:
+        """The likeliest token at each supervised place, in reading order, of shape M; by query states in an order."""
+        if inputs.order_BT is None:
+            return super().most_likely(inputs, labels_BT)
+        places_BM, labels_BM = _supervised_places(labels_BT)
+        return self.score(self.two_streams(inputs, places_BM)[labels_BM != IGNORED]).argmax(dim=-1)
+
+    @torch.no_grad()
     def losses_and_hits(self, inputs: Inputs, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of every token in nats (0 where none is supervised) and whether it was the likeliest, both B T."""
         if inputs.order_BT is None:

@@ -6,6 +6,7 @@ import numpy as np
 from torch import nn
 
 from preceptor.objectives.batch import Batch, LossSum
+from preceptor.objectives.objective_config import ObjectiveConfig
 from preceptor.objectives.packing import collate_rows, plan_rows
 from preceptor.tokenizer.stream import TokenStream
 
@@ -17,9 +18,15 @@ class CausalObjective:
     """
 
     def __init__(
-        self, stream: TokenStream, context_length: int, end_of_text_id: int, *, by_source: bool = False
+        self,
+        stream: TokenStream,
+        context_length: int,
+        end_of_text_id: int,
+        config: ObjectiveConfig | None = None,
+        *,
+        by_source: bool = False,
     ) -> None:
-        self.stream = stream
+        self.stream, self.config = stream, config
         self.end_of_text_id = end_of_text_id
         self.plan = plan_rows(stream.offsets, context_length, stream.sources if by_source else None)
         self.num_rows = self.plan.num_rows
@@ -38,9 +45,14 @@ class CausalObjective:
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         """The summed next-token loss of a batch."""
-        return language_model_loss(model, batch)
+        return language_model_loss(model, batch, self.config)
 
 
-def language_model_loss(model: nn.Module, batch: Batch) -> LossSum:
+def language_model_loss(model: nn.Module, batch: Batch, config: ObjectiveConfig | None = None) -> LossSum:
     """The summed loss of a language model over the supervised labels of a batch."""
-    return LossSum(*model.loss_sum(batch.inputs, batch.labels_BT))  # type: ignore[operator]
+    config = config or ObjectiveConfig()
+    return LossSum(
+        *model.loss_sum(  # type: ignore[operator]
+            batch.inputs, batch.labels_BT, label_smoothing=config.label_smoothing, z_loss=config.z_loss
+        )
+    )

@@ -10,6 +10,7 @@ from preceptor.core.seeds import numpy_generator
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batch, LossSum, to_tensor
 from preceptor.objectives.causal import CausalObjective, language_model_loss
+from preceptor.objectives.objective_config import ObjectiveConfig
 from preceptor.tokenizer.stream import TokenStream
 
 CONTEXT = 0
@@ -32,6 +33,7 @@ class PermutationObjective:
         context_length: int,
         end_of_text_id: int,
         *,
+        config: ObjectiveConfig | None = None,
         seed: int = 0,
         context_factor: int = 6,
         max_span_tokens: int = 5,
@@ -42,7 +44,8 @@ class PermutationObjective:
         if max_span_tokens < 1:
             raise ValueError(f"max_span_tokens must be at least 1, got {max_span_tokens}")
         self.packed = CausalObjective(stream, context_length, end_of_text_id, by_source=by_source)
-        self.num_rows = self.packed.num_rows
+        self.plan, self.num_rows = self.packed.plan, self.packed.num_rows
+        self.config = config
         self.seed = seed
         self.context_factor = context_factor
         self.max_span_tokens = max_span_tokens
@@ -67,7 +70,7 @@ class PermutationObjective:
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         """The summed loss of the targets of a batch."""
-        return language_model_loss(model, batch)
+        return language_model_loss(model, batch, self.config)
 
     def _order(self, row: int, sample: int) -> NDArray[np.int64]:
         """The place of each token of a row in the order of its document."""

@@ -17,11 +17,13 @@ from preceptor.data.examples import Example
 from preceptor.evaluate import verdict
 from preceptor.evaluate.memorisation import CONTINUATION_TOKENS, loss_gap, recite
 from preceptor.evaluate.metrics import accuracy, bits_per_byte, perplexity
+from preceptor.evaluate.objective_score import samples, score_objective
 from preceptor.evaluate.perplexity import DocumentLosses, document_losses, sample_documents
 from preceptor.evaluate.rulers import InterpolatedNgram, xz_bits_per_byte
 from preceptor.evaluate.tasks import answer_questions, improvement
 from preceptor.models.decoder import Decoder
-from preceptor.models.interchange import load_decoder
+from preceptor.models.interchange import load_decoder, load_model
+from preceptor.objectives.choice import objective_for
 from preceptor.recipes.run import Run
 from preceptor.serve.chat import Responder
 from preceptor.serve.generate import generate_many
@@ -40,10 +42,12 @@ def evaluate(*, run: Run, parents: Mapping[str, Path], held_out: Sequence[Exampl
     tokenizer = Tokenizer.load(parents["tokenizer"])
     streams = {split: TokenStream.open(parents["tokens"], split, tokenizer) for split in ("train", "validation")}
     corpus = Corpus.load(parents["corpus"])
-    model = load_decoder(parents["checkpoint"])
     context = run.evaluation.context_length or run.pretraining.context_length
     curve = json.loads((parents["checkpoint"] / "curve.json").read_text(encoding="utf-8"))
-
+    if run.pretraining.objective.kind != "causal":
+        _write(_objective(run, parents["checkpoint"], streams, tokenizer, context, curve), draft)
+        return
+    model = load_decoder(parents["checkpoint"])
     unseen = document_losses(model, streams["validation"], tokenizer.end_of_text_id, context)
     stop.check()
     chosen = sample_documents(streams["train"], streams["validation"].num_tokens, derive(run.seed, "gap") % (1 << 32))
@@ -59,10 +63,34 @@ def evaluate(*, run: Run, parents: Mapping[str, Path], held_out: Sequence[Exampl
     table["continuations"] = _continuations(run, model, tokenizer, corpus)
     if held_out:
         table["question_answering"] = _question_answering(run, model, tokenizer, parents["adapter"], held_out, stop)
+    _write(table, draft)
+    draft.facts |= {"bits_per_byte": table["language_model"]["bits_per_byte"]["value"]}
+
+
+def _write(table: Mapping[str, Any], draft: Draft) -> None:
     with output_errors(draft.path):
         text = json.dumps(table, indent=2, ensure_ascii=False)
         (draft.path / EVALUATION_FILE).write_text(text + "\n", encoding="utf-8")
-    draft.facts |= {"bits_per_byte": table["language_model"]["bits_per_byte"]["value"]}
+
+
+def _objective(
+    run: Run,
+    checkpoint: Path,
+    streams: Mapping[str, TokenStream],
+    tokenizer: Tokenizer,
+    context: int,
+    curve: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """How well a model that does not write text does what it was trained to do."""
+    model, config = load_model(checkpoint), run.pretraining.objective
+    seed = derive(run.seed, "evaluation")
+    objective = objective_for(config, streams["validation"], context, tokenizer, seed, model.config)
+    rows = range(objective.num_rows)
+    score = score_objective(model, objective, rows, streams["train"], tokenizer.vocab_size)
+    return {
+        "verdict": verdict.on_fit(curve),
+        "objective": {"kind": config.kind, **score, "samples": samples(model, objective, rows, tokenizer)},
+    }
 
 
 def _language_model(losses: DocumentLosses, stream: TokenStream, tokenizer: Tokenizer, context: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from preceptor.data import bias, contamination, sources
 from preceptor.data.config import DataConfig
 from preceptor.data.opt_out import OptOut
 from preceptor.data.personal import Redactor
+from preceptor.objectives.objective_config import require_fit
 from preceptor.recipes.run import Run
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.imports import import_tokenizer
@@ -27,6 +28,7 @@ def require(run: Run) -> None:
     Raises:
         ConfigError: names the key, the path and what to do.
     """
+    _require_fit(run)
     for key, name, look in _named(run):
         try:
             look()
@@ -39,6 +41,17 @@ def require(run: Run) -> None:
                 ) from error
             said = error.message if error.message.startswith(key) else f"{key}: {error.message}"
             raise ConfigError(said, path=key, remedy=error.remedy) from error
+
+
+def _require_fit(run: Run) -> None:
+    """Refuse stages that do not go together."""
+    require_fit(run.pretraining.objective, run.model.family)
+    if run.finetuning.examples and run.pretraining.objective.kind != "causal":
+        raise ConfigError(
+            "answers are learned by a model that predicts the next token, which pretraining.objective does not train",
+            path="finetuning.examples",
+            remedy='set finetuning.examples = ""',
+        )
 
 
 def _named(run: Run) -> Iterator[tuple[str, str, Callable[[], object]]]:

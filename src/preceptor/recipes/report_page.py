@@ -40,6 +40,8 @@ def render(report: Mapping[str, Any], run: Mapping[str, Any]) -> str:
 
 
 def _bits(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    if "objective" in evaluation:
+        return {}
     rulers = evaluation["rulers"]
     return {
         "this model": evaluation["language_model"]["bits_per_byte"]["value"],

@@ -11,12 +11,14 @@ from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.data.config import DataConfig
 from preceptor.data.executor import ExecutionConfig
 from preceptor.footprint.meter import FootprintConfig
+from preceptor.models.config import ModelConfig
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.train.run import FinetuningConfig, PretrainingConfig
 
 RUN_FILE = "run.json"
+_FIRST = DecoderConfig().family
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +57,8 @@ class Run:
     """Documents to corpus."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Corpus to tokenizer."""
-    model: DecoderConfig = field(default_factory=DecoderConfig)
-    """The shape of the model."""
+    model: ModelConfig = field(default_factory=DecoderConfig)
+    """The family and the shape of the model."""
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
     """Tokens to a base model."""
     finetuning: FinetuningConfig = field(default_factory=FinetuningConfig)
@@ -133,7 +135,8 @@ def _with_base(table: dict[str, object], path: Path, recipes: dict[str, Path]) -
 
 
 def _merged(under: dict[str, object], over: dict[str, object]) -> dict[str, object]:
-    result = dict(under)
+    # What a recipe says of a model of one family is nothing to a model of another.
+    result = dict(under) if over.get("family", _FIRST) == under.get("family", _FIRST) else {}
     for key, value in over.items():
         below = result.get(key)
         result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value

@@ -64,6 +64,7 @@ class Order:
 
     @classmethod
     def _make(cls, folder: Path, out: Path, checkpoint: Artifact, settings: dict[str, Any]) -> "Order":
+        from preceptor.recipes.run import Run
         from preceptor.tokenizer.stream import TokenStream
         from preceptor.tokenizer.tokenizer import Tokenizer
         from preceptor.train.blend import pretraining_order
@@ -77,9 +78,10 @@ class Order:
         order = pretraining_order(
             TokenStream.open(tokens.path, "train", tokenizer),
             decode(PretrainingConfig, settings["pretraining"], where="pretraining"),
-            tokenizer.end_of_text_id,
+            tokenizer,
             settings["seed"],
             Blending(decode(MixtureConfig, blending["config"], where="mixture"), sources),
+            decode(Run, {"model": settings["model"]}).model,
         )
         plan, batches = order.objective.plan, order.batches
         facts: dict[str, Any] = {

@@ -21,6 +21,10 @@ def _outcome(row: StageRow, report: dict[str, Any]) -> str:
         return (
             f"{human_count(facts['num_trainable_parameters'])} adapter parameters, {facts['num_examples']:,} examples"
         )
+    if "objective" in report["evaluation"]:
+        score = report["evaluation"]["objective"]
+        figures = [f"{100 * each:.1f} %" for each in (score["accuracy"]["value"], score["chance"]["accuracy"])]
+        return f"{figures[0]} of the {score['kind']} tokens right ({figures[1]} by chance)"
     rulers = report["evaluation"]["rulers"]
     return (
         f"{facts['bits_per_byte']:.3f} bits per byte (xz {rulers['xz']['bits_per_byte']:.3f}, "
@@ -39,16 +43,20 @@ def summary(pipeline: Pipeline, report: dict[str, Any]) -> str:
     time, energy = human_seconds(total["seconds"]), human_joules(total["joules"])
     lines.append(f"{'in all':10s} {total['grams_co2e']:.2f} g CO2e{'':58s} {time:>9s} {energy:>9s}")
     lines += ["", *_samples(report)]
-    lines += [
-        f"Next: open {pipeline.out / 'report.html'}",
-        f"      preceptor chat --out {pipeline.out}",
-        f'      preceptor generate "class Path" --out {pipeline.out}',
-        "",
-    ]
+    lines.append(f"Next: open {pipeline.out / 'report.html'}")
+    if "objective" not in report["evaluation"]:
+        lines.append(f"      preceptor chat --out {pipeline.out}")
+        lines.append(f'      preceptor generate "class Path" --out {pipeline.out}')
+    lines.append("")
     return "\n".join(lines)
 
 
 def _samples(report: dict[str, Any]) -> list[str]:
+    if "objective" in report["evaluation"]:
+        shown = []
+        for row in report["evaluation"]["objective"]["samples"]:
+            shown += [f"  {row['text']}", f"    {row['said']!r}, expected {row['expected']!r}", ""]
+        return shown
     answering = report["evaluation"].get("question_answering")
     if not answering:
         lines = [

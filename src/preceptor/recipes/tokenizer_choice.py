@@ -12,7 +12,7 @@ from preceptor.core.config import decode
 from preceptor.core.errors import ConfigError, PreceptorError
 from preceptor.core.progress import say
 from preceptor.data.corpus import Corpus
-from preceptor.models.decoder import Decoder
+from preceptor.models.interchange import architecture_of
 from preceptor.recipes.folder import newest
 from preceptor.recipes.run import Run, stored_run
 from preceptor.recipes.tokenizer_report import Row, compare
@@ -74,6 +74,7 @@ def _config(name: str, vocab_size: int) -> TokenizerConfig:
 def _body_parameters(run: Run, vocab_size: int) -> int:
     """The parameters of the run's model without its embeddings; the model is only described, not made."""
     with torch.device("meta"):
-        model = Decoder(replace(run.model, vocab_size=run.model.vocab_size or vocab_size))
-    embeddings = {id(model.model.embed_tokens.weight)} | ({id(model.lm_head.weight)} if model.lm_head else set())
+        config = replace(run.model, vocab_size=run.model.vocab_size or vocab_size)
+        model = architecture_of(config).family.module(config)
+    embeddings = {id(model.input_embedding.weight), id(model.output_weight_VD)}
     return sum(weight.numel() for weight in model.parameters() if id(weight) not in embeddings)

@@ -87,6 +87,11 @@ class Tokenizer:
         return self._set_token("bos_token") or self.end_of_text
 
     @property
+    def has_mask(self) -> bool:
+        """Whether there is a token that stands for a hidden one."""
+        return self._set_token("mask_token") is not None or MASK in self.special_tokens
+
+    @property
     def mask_id(self) -> int:
         """The id that stands for a hidden token.
 

@@ -8,9 +8,14 @@ import numpy as np
 from preceptor.core.seeds import derive
 from preceptor.core.units import Duration
 from preceptor.data.mixture import Blending, Ingredient, Mixture, shares
+from preceptor.models.config import ModelConfig
 from preceptor.objectives.batch import Batches, Blend, Objective
 from preceptor.objectives.causal import CausalObjective
+from preceptor.objectives.choice import StreamObjective, objective_for
+from preceptor.objectives.masked import MaskedObjective
+from preceptor.objectives.permutation import PermutationObjective
 from preceptor.tokenizer.stream import TokenStream
+from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.run import PretrainingConfig, TrainingConfig
 
 
@@ -18,7 +23,7 @@ from preceptor.train.run import PretrainingConfig, TrainingConfig
 class Order:
     """The rows of a run in the order in which they are trained on."""
 
-    objective: CausalObjective
+    objective: StreamObjective
     batches: Batches
     num_steps: int
     sources: dict[str, dict[str, float]]
@@ -26,20 +31,36 @@ class Order:
 
 
 def pretraining_order(
-    stream: TokenStream, config: PretrainingConfig, end_of_text_id: int, seed: int, blending: Blending
+    stream: TokenStream,
+    config: PretrainingConfig,
+    tokenizer: Tokenizer,
+    seed: int,
+    blending: Blending,
+    model_config: ModelConfig,
 ) -> Order:
     """The order that a run of these settings follows: a function of them alone.
 
     Raises:
         DataError: the sources cannot give so many rows under their caps.
+        ConfigError: the objective does not fit the model, the tokenizer or the blend.
     """
-    objective = CausalObjective(stream, config.context_length, end_of_text_id, by_source=blending.is_by_source)
-    batches = make_batches(objective, config, derive(seed, "pretraining"))
+    seed = derive(seed, "pretraining")
+    objective = objective_for(
+        config.objective,
+        stream,
+        config.context_length,
+        tokenizer,
+        seed,
+        model_config,
+        by_source=blending.is_by_source,
+    )
+    batches = make_batches(objective, config, seed)
     num_steps = count_steps(config, batches, objective.plan.fill)
     if not blending.is_by_source:
         sizes = {name: tokens / max(1, stream.num_tokens) for name, (_, tokens) in _counts(stream).items()}
         epochs = dict.fromkeys(sizes, batches.epochs(num_steps))
         return Order(objective, batches, num_steps, _contributions(stream, sizes, epochs))
+    assert isinstance(objective, CausalObjective | MaskedObjective | PermutationObjective)
     ranges = objective.source_ranges()
     ingredients = [
         Ingredient(name, count, *blending.sources.get(name, (1.0, 0.0)))

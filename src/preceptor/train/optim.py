@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.core.errors import ArtifactError
+from preceptor.models.language_model import is_hidden_matrix
 from preceptor.train.run import OptimizerConfig
 
 # Coefficients of the odd quintic that maps singular values towards one, step by step.
@@ -20,10 +21,6 @@ _POLAR_EXPRESS = (
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
 
-_NOT_HIDDEN = (
-    *("embed_tokens.weight", "embed_positions.weight", "embed_token_types.weight"),
-    *("lm_head.weight", "lm_head.decoder.weight"),
-)
 _ALIKE: Mapping[str, float] = MappingProxyType({})
 
 
@@ -92,7 +89,7 @@ class Optimizer:
         self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, scales: Mapping[str, float] = _ALIKE
     ) -> None:
         self.config = config
-        matrices = {n: p for n, p in parameters.items() if config.kind == "muon" and _is_hidden_matrix(n, p)}
+        matrices = {n: p for n, p in parameters.items() if config.kind == "muon" and is_hidden_matrix(n, p)}
         rest = {n: p for n, p in parameters.items() if n not in matrices}
         self.muon = Muon(matrices, config.momentum, config.weight_decay, scales) if matrices else None
         self.adamw_names = list(rest)
@@ -162,7 +159,3 @@ class Optimizer:
                 f"the saved optimizer state has tensors of unknown weights: {', '.join(sorted(left)[:3])}",
                 remedy="resume with the recipe the checkpoint was made with, or start into a new --out folder",
             )
-
-
-def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.dim() == 2 and not name.endswith(_NOT_HIDDEN)

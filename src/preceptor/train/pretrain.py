@@ -13,12 +13,11 @@ from preceptor.core.errors import ConfigError, output_errors
 from preceptor.core.progress import Progress, say
 from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Blending
-from preceptor.models.decoder import build
-from preceptor.models.decoder_config import DecoderConfig
+from preceptor.models.config import ModelConfig
 from preceptor.models.initialisation import learning_rate_scales
-from preceptor.models.interchange import save_model
+from preceptor.models.interchange import architecture_of, save_model
 from preceptor.objectives.batch import Batches, Objective
-from preceptor.objectives.causal import CausalObjective
+from preceptor.objectives.choice import objective_for
 from preceptor.objectives.noise import InputNoise
 from preceptor.parallel.engine import Engine, place
 from preceptor.tokenizer.stream import TokenStream
@@ -49,7 +48,7 @@ def no_cost() -> dict[str, Any]:
 
 def pretrain(
     *,
-    model_config: DecoderConfig,
+    model_config: ModelConfig,
     config: PretrainingConfig,
     train: TokenStream,
     validation: TokenStream,
@@ -72,9 +71,12 @@ def pretrain(
     """
     keep_freed_memory()
     model_config = resolve_model(model_config, config, tokenizer)
-    model = build(model_config, torch.Generator().manual_seed(derive(seed, "weights")))
-    order = pretraining_order(train, config, tokenizer.end_of_text_id, seed, blending)
-    check = CausalObjective(validation, config.context_length, tokenizer.end_of_text_id)
+    family = architecture_of(model_config).family
+    model = family.build(model_config, torch.Generator().manual_seed(derive(seed, "weights")))
+    order = pretraining_order(train, config, tokenizer, seed, blending, model_config)
+    check = objective_for(
+        config.objective, validation, config.context_length, tokenizer, derive(seed, "validation"), model_config
+    )
     batches = order.batches
     if config.noise.is_on:
         noise = InputNoise(config.noise, batches.seed, tokenizer.vocab_size, tokenizer.end_of_text_id)
@@ -98,14 +100,14 @@ def pretrain(
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = result.facts | {
         "num_parameters": num_parameters,
-        "num_parameters_without_embedding": num_parameters - model.model.embed_tokens.weight.numel(),
+        "num_parameters_without_embedding": num_parameters - model.input_embedding.weight.numel(),
         "row_fill": round(order.objective.plan.fill, 4),
         "sources": order.sources,
     }
     return replace(result, facts=facts)
 
 
-def resolve_model(model_config: DecoderConfig, config: TrainingConfig, tokenizer: Tokenizer) -> DecoderConfig:
+def resolve_model(model_config: ModelConfig, config: TrainingConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The model's configuration with the tokenizer's vocabulary.
 
     Raises:
@@ -119,10 +121,11 @@ def resolve_model(model_config: DecoderConfig, config: TrainingConfig, tokenizer
             path="model.vocab_size",
             remedy="set it to 0, which takes the tokenizer's size",
         )
-    if config.context_length > model_config.max_position_embeddings:
+    # A model with relative positions only, such as XLNet, has no longest context.
+    longest = getattr(model_config, "max_position_embeddings", None)
+    if longest is not None and config.context_length > longest:
         raise ConfigError(
-            f"context_length is {config.context_length}, but the model has positions for "
-            f"{model_config.max_position_embeddings} tokens only",
+            f"context_length is {config.context_length}, but the model has positions for {longest} tokens only",
             path="model.max_position_embeddings",
             remedy="raise model.max_position_embeddings or lower context_length",
         )

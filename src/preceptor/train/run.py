@@ -7,6 +7,7 @@ from preceptor.adapters.low_rank_config import LowRankConfig
 from preceptor.core.errors import ConfigError
 from preceptor.core.units import Duration
 from preceptor.objectives.noise_config import InputNoiseConfig
+from preceptor.objectives.objective_config import ObjectiveConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +122,8 @@ class TrainingConfig:
 class PretrainingConfig(TrainingConfig):
     """How a model is trained from its starting weights."""
 
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What is predicted from what."""
     noise: InputNoiseConfig = field(default_factory=InputNoiseConfig)
     """Noise on what the model reads while it trains."""
 
