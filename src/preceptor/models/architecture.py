@@ -128,8 +128,8 @@ class Architecture:
         return pairs + [TensorRow(name, (name,)) for name in shapes if name not in named]
 
     def is_ignored(self, name: str) -> bool:
-        """Whether a tensor of theirs holds nothing that is needed."""
-        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+        """Whether a tensor of theirs, saved with its head or without, holds nothing that is needed."""
+        return any(re.fullmatch(pattern, each) for pattern in self.ignored for each in (name, self.prefix + name))
 
 
 _LAYER = re.compile(r"\.(\d+)\.")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +22,9 @@ from preceptor.models.architecture import Architecture
 from preceptor.models.decoder import Decoder
 from preceptor.models.heads import HeadConfig, attach_head
 from preceptor.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from preceptor.models.gguf import GgufModel
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -193,6 +196,16 @@ def load_decoder(folder: Path) -> Decoder:
             remedy="name the folder of a decoder, such as a GPT-2 or Llama model",
         )
     return model
+
+
+def gguf_model(file: "GgufModel") -> LanguageModel:
+    """The model of a GGUF file, in evaluation mode, with its weights in float32.
+
+    Raises:
+        ArtifactError: a tensor is missing, unexpected, of the wrong shape, or cannot be had back from its quantisation.
+    """
+    architecture, config = from_config_json(file.config, file.path)
+    return model_of(architecture, config, dict(file.tensors()), file.path)
 
 
 def _load_tensors(folder: Path) -> dict[str, Tensor]:
