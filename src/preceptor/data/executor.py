@@ -293,19 +293,16 @@ class _Ray:
         shared = self.ray.put(work)
         workers = self.num_workers or int(self.ray.cluster_resources().get("CPU", 1))
         waiting: deque[Any] = deque()
-        try:
-            for item in items:
-                if len(waiting) >= _WAITING_PER_WORKER * workers:
-                    yield self._result(waiting[0])
-                    waiting.popleft()
-                waiting.append(call.remote(shared, item))
-            while waiting:
+        # Where this ends early, what is in hand is left to end with the job: a task that is cancelled while it comes
+        # back makes Ray (2.60) abort the whole process.
+        for item in items:
+            if len(waiting) >= _WAITING_PER_WORKER * workers:
                 yield self._result(waiting[0])
                 waiting.popleft()
-        except BaseException:
-            for reference in waiting:
-                self.ray.cancel(reference, force=True)
-            raise
+            waiting.append(call.remote(shared, item))
+        while waiting:
+            yield self._result(waiting[0])
+            waiting.popleft()
 
     def _result(self, reference: Any) -> Any:
         while True:
