@@ -242,24 +242,27 @@ def _turn_pages(console: Any, first: Entry, entries: Iterator[Entry], read_key: 
 
     seen = deque([first], maxlen=_REMEMBERED)
     number, back = 1, 0
-    while True:
-        _show(console, seen[-1 - back], number - back)
-        key = "none yet"
-        while key not in (*_NEXT, *_BEFORE, *_END):
-            key = _key(read_key)
-        if key in _END:
-            return number
-        if key in _BEFORE:
-            back = min(back + 1, len(seen) - 1)
-        elif back:
-            back -= 1
-        else:
-            following = next(entries, None)
-            if following is None:
-                console.print(Text("that was the last one", style="dim"))
+    # Ctrl-C may come while a page is drawn, and ends the browsing there as it does at its foot.
+    with suppress(KeyboardInterrupt):
+        while True:
+            _show(console, seen[-1 - back], number - back)
+            key = "none yet"
+            while key not in (*_NEXT, *_BEFORE, *_END):
+                key = _key(read_key)
+            if key in _END:
                 return number
-            seen.append(following)
-            number += 1
+            if key in _BEFORE:
+                back = min(back + 1, len(seen) - 1)
+            elif back:
+                back -= 1
+            else:
+                following = next(entries, None)
+                if following is None:
+                    console.print(Text("that was the last one", style="dim"))
+                    return number
+                seen.append(following)
+                number += 1
+    return number
 
 
 @contextmanager
