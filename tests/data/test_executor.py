@@ -149,8 +149,8 @@ def test_a_signal_ends_the_item_in_hand_and_keeps_what_is_finished(kind):
                 started = time.monotonic()
     timer.join()
     assert results == [0]
-    # Half a second until the signal, and no more than two to end.
-    assert time.monotonic() - started < 2.5
+    # The item in hand would sleep a minute.
+    assert time.monotonic() - started < 20
     assert told and all(num_bytes == 10 * num_records for num_bytes, num_records in told)
 
 

@@ -77,6 +77,18 @@ def tokenizer_file(folder, vocab_size):
     return folder / "tokenizer.json"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "key", "none"),
+    [("encoder", "tokenizer.mask_token", "false"), ("encoder-decoder", "tokenizer.num_sentinels", "0")],
+)
+def test_a_tokenizer_without_the_tokens_of_the_objective_is_told_before_any_work(tmp_path, recipe, key, none):
+    run = load_run(recipe, [f"{key}={none}"])
+    with pytest.raises(ConfigError, match="stand for hidden ones") as caught:
+        Pipeline(run, tmp_path, Stop()).corpus()
+    assert caught.value.path == key and key in caught.value.remedy
+    assert not list((tmp_path / "artifacts").glob("*"))
+
+
 def test_another_tokenizer_under_the_same_path_is_another_artifact(tmp_path, documents):
     path = tmp_path / "theirs.json"
     setting = f'tokenizer={{kind="import", path="{path}"}}'

@@ -183,21 +183,14 @@ class Decoder(LanguageModel):
 
         Rows are padded on the right; ``lengths_B`` says how many tokens of each row are real (all, when left out).
         """
-        if lengths_B is None:
-            lengths_B = torch.full_like(cache.lengths_B, tokens_BT.shape[1])
-        starts_B = cache.lengths_B
-        positions_BT = starts_B.unsqueeze(1) + torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        num_keys = int(starts_B.max()) + tokens_BT.shape[1]
-        if num_keys > min(cache.max_tokens, self.config.max_position_embeddings):
-            raise ValueError(f"{num_keys} tokens do not fit into a context of {cache.max_tokens}")
+        lengths_B, positions_BT, num_keys = cache.begin(tokens_BT, lengths_B, self.config.max_position_embeddings)
         dtype = self.model.embed_tokens.weight.dtype
         masks: dict[int, Tensor | None] = {
-            window: cache_mask(starts_B, tokens_BT.shape[1], num_keys, dtype, window) for window in self.model.windows
+            window: cache_mask(cache.lengths_B, tokens_BT.shape[1], num_keys, dtype, window)
+            for window in self.model.windows
         }
         hidden_BTD = self.model(tokens_BT, positions_BT, masks, cache, num_keys)
-        cache.lengths_B = starts_B + lengths_B
-        last_BD = hidden_BTD[torch.arange(tokens_BT.shape[0], device=tokens_BT.device), lengths_B - 1]
-        return self.score(last_BD)
+        return self.score(cache.end(hidden_BTD, lengths_B))
 
 
 def initialise(model: Decoder, generator: torch.Generator) -> None:

@@ -116,13 +116,7 @@ class EncoderDecoder(LanguageModel):
         """
         if not cache.source_keys_and_values:
             raise ValueError("the cache holds no source: call start(source, cache) before the first step")
-        if lengths_B is None:
-            lengths_B = torch.full_like(cache.lengths_B, tokens_BT.shape[1])
-        starts_B = cache.lengths_B
-        positions_BT = starts_B.unsqueeze(1) + torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        num_keys = int(starts_B.max()) + tokens_BT.shape[1]
-        if num_keys > min(cache.max_tokens, self.config.max_position_embeddings):
-            raise ValueError(f"{num_keys} tokens do not fit into a context of {cache.max_tokens}")
+        lengths_B, positions_BT, num_keys = cache.begin(tokens_BT, lengths_B, self.config.max_position_embeddings)
         context = Context(
             self.decoder.step_mask(positions_BT, num_keys, self.shared.weight.dtype),
             source_mask_B1TS=cache.source_mask_B11S,
@@ -130,9 +124,7 @@ class EncoderDecoder(LanguageModel):
             num_keys=num_keys,
         )
         hidden_BTD = self.decoder(self.shared(tokens_BT), positions_BT, context)
-        cache.lengths_B = starts_B + lengths_B
-        last_BD = hidden_BTD[torch.arange(tokens_BT.shape[0], device=tokens_BT.device), lengths_B - 1]
-        return self.score(last_BD)
+        return self.score(cache.end(hidden_BTD, lengths_B))
 
 
 @torch.no_grad()

@@ -41,6 +41,28 @@ class KeyValueCache:
         """How many tokens a row can hold."""
         return int(self.keys_LBSKH.shape[2])
 
+    def begin(self, tokens_BT: Tensor, lengths_B: Tensor | None, longest: int) -> tuple[Tensor, Tensor, int]:
+        """The number of real tokens of each row, their positions of shape B T, and how many keys the rows then have.
+
+        Rows are padded on the right; without lengths all tokens are real.
+
+        Raises:
+            ValueError: the tokens do not fit into the cache, or into the longest context of the model.
+        """
+        num_tokens = tokens_BT.shape[1]
+        if lengths_B is None:
+            lengths_B = torch.full_like(self.lengths_B, num_tokens)
+        num_keys = int(self.lengths_B.max()) + num_tokens
+        if num_keys > min(self.max_tokens, longest):
+            raise ValueError(f"{num_keys} tokens do not fit into a context of {min(self.max_tokens, longest)}")
+        positions_BT = self.lengths_B.unsqueeze(1) + torch.arange(num_tokens, device=tokens_BT.device)
+        return lengths_B, positions_BT, num_keys
+
+    def end(self, hidden_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """The states of each row's last real token, of shape B D; its tokens then count as held."""
+        self.lengths_B = self.lengths_B + lengths_B
+        return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), lengths_B - 1]
+
     def extend(self, layer: int, keys_BTKH: Tensor, values_BTKH: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
         """All keys and values of a layer after the new ones are written behind each row's own end, cut to num_keys."""
         rows_B1 = torch.arange(keys_BTKH.shape[0], device=keys_BTKH.device).unsqueeze(1)

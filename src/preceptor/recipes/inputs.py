@@ -12,7 +12,7 @@ from preceptor.data import bias, contamination, sources
 from preceptor.data.config import DataConfig
 from preceptor.data.opt_out import OptOut
 from preceptor.data.personal import Redactor
-from preceptor.objectives.objective_config import require_fit
+from preceptor.objectives.objective_config import ObjectiveConfig, require_fit
 from preceptor.recipes.run import Run
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.imports import import_tokenizer
@@ -46,11 +46,28 @@ def require(run: Run) -> None:
 def _require_fit(run: Run) -> None:
     """Refuse stages that do not go together."""
     require_fit(run.pretraining.objective, run.model.family)
+    _require_tokens(run.pretraining.objective, run.tokenizer)
     if run.finetuning.examples and run.pretraining.objective.kind != "causal":
         raise ConfigError(
             "answers are learned by a model that predicts the next token, which pretraining.objective does not train",
             path="finetuning.examples",
             remedy='set finetuning.examples = ""',
+        )
+
+
+def _require_tokens(objective: ObjectiveConfig, tokenizer: TokenizerConfig) -> None:
+    """Refuse an objective for which the tokenizer that is to be trained lacks tokens; an import is looked into later.
+
+    Raises:
+        ConfigError: names the key that gives them.
+    """
+    lacking = {"masked": not tokenizer.mask_token, "spans": not tokenizer.num_sentinels}
+    if tokenizer.kind != "import" and lacking.get(objective.kind):
+        key, value = {"masked": ("mask_token", "true"), "spans": ("num_sentinels", "32")}[objective.kind]
+        raise ConfigError(
+            f"the objective {objective.kind!r} needs tokens that stand for hidden ones, and the tokenizer has none",
+            path=f"tokenizer.{key}",
+            remedy=f"set tokenizer.{key} = {value}",
         )
 
 
