@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from preceptor.core.errors import ConfigError, DataError, EmptyDataError
 from preceptor.models.word_vector_files import open_vectors
-from preceptor.models.word_vectors import Coverage, WordVectorsConfig, starting_rows
+from preceptor.models.word_vectors import Coverage, starting_rows
+from preceptor.models.word_vectors_config import WordVectorsConfig
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.training import train
 

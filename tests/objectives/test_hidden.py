@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,9 +16,11 @@ from preceptor.models.two_stream_config import TwoStreamConfig
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batches
 from preceptor.objectives.choice import objective_for
+from preceptor.objectives.masked import _spans
 from preceptor.objectives.objective_config import FAMILIES, ObjectiveConfig
 from preceptor.objectives.pairs import PairObjective
 from preceptor.tokenizer.config import TokenizerConfig
+from preceptor.tokenizer.imports import import_tokenizer
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.training import train
 
@@ -72,7 +75,7 @@ def test_as_much_is_hidden_as_was_asked_for(tokenizer, stream, unit):
         kinds += [int(is_mask.sum()), int(is_same.sum()), int((~is_mask & ~is_same).sum())]
         hidden += int(chosen.sum())
     places = 12 * int((plain != IGNORED).sum())
-    assert (0.1 if unit == "word" else 0.135) < hidden / places < 0.165
+    assert 0.135 < hidden / places < 0.165
     # A random token may be the true one by chance, which is rarer than one in a hundred.
     assert np.abs(kinds / kinds.sum() - [0.8, 0.1, 0.1]).max() < 0.03
 
@@ -83,12 +86,52 @@ def test_words_are_hidden_whole(tokenizer, stream):
     plain = made.packed.collate(range(made.num_rows)).labels_BT.numpy()
     hidden = batch.labels_BT.numpy() != IGNORED
     segments = batch.inputs.segments_BT.numpy()
-    inside = ~made._starts_word[np.where(plain == IGNORED, 0, plain)]
+    edges = np.array([tokenizer.word_edges(token) for token in range(tokenizer.vocab_size)])
+    known = np.where(plain == IGNORED, 0, plain)
+    inside = ~edges[known, 0]
+    inside[:, 1:] &= ~edges[known, 1][:, :-1]
     for row in range(made.num_rows):
         for place in range(1, CONTEXT):
             if inside[row, place] and segments[row, place] == segments[row, place - 1] >= 0:
                 assert hidden[row, place] == hidden[row, place - 1]
     assert inside.any()
+
+
+def test_a_word_starts_after_a_mark_and_a_word_piece_says_so_itself(tokenizer, tmp_path):
+    def edges(of, text):
+        return [of.word_edges(token) for token in of.encode(text)]
+
+    assert edges(tokenizer, "(a b")[:2] == [(True, True), (False, False)]
+    vocabulary = {word: number for number, word in enumerate(["[UNK]", "ka", "##ra", "(", "[CLS]", "[SEP]", "[MASK]"])}
+    pieces = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    pieces.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    pieces.save(str(tmp_path / "tokenizer.json"))
+    bert = import_tokenizer(tmp_path / "tokenizer.json", "gpt2")
+    assert [start for start, _ in edges(bert, "kara (ka")] == [True, False, True, True]
+
+
+def test_spans_are_as_long_as_in_spanbert():
+    """Joshi et al. 2020, section 3.1: geometric lengths up to ten, 3.8 on the average."""
+    draw = np.random.default_rng(0)
+    places, segments = np.arange(4000), np.zeros(4000, np.int64)
+    lengths = []
+    for _ in range(300):
+        # So few are hidden in so many that spans hardly ever meet, and the last one alone is cut.
+        chosen = _spans(places, segments, 60, draw)
+        runs = np.diff(np.flatnonzero(np.concatenate(([True], np.diff(chosen) > 1, [True]))))
+        lengths += runs.tolist()
+    assert max(lengths) >= 9
+    assert abs(np.mean(lengths) - 3.8) < 0.2
+
+
+def test_the_end_of_a_text_is_never_hidden_in_a_span(tokenizer, stream):
+    made = objective("spans", "encoder_decoder", tokenizer, stream, share=0.5)
+    draw, end = np.random.default_rng(0), tokenizer.end_of_text_id
+    for length in range(2, 20):
+        for _ in range(20):
+            text = np.append(np.full(length - 1, 300), end)
+            source, target = made.hide(text, draw)
+            assert source[-1] == end and (target == end).sum() == 1 and target[-1] == end
 
 
 @pytest.mark.parametrize(("kind", "family"), CHOICES)

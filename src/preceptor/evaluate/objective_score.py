@@ -1,6 +1,7 @@
 """How well a model does what it was trained to do, on text it never saw, beside what it would do by chance."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def score_objective(
 
     The chance level knows how often each token stands in the training text, and nothing of where it stands.
     """
-    counts = np.bincount(train.tokens, minlength=vocab_size).astype(np.float64) + 1.0
+    counts = train.token_counts(vocab_size) + 1.0
     log_shares = np.log(counts / counts.sum())
     commonest = int(counts.argmax())
     nats, hits, labels, chance_nats, chance_hits = (np.zeros(len(rows)) for _ in range(5))
@@ -85,4 +86,5 @@ def samples(
 def _shown(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Ids as text, with special tokens by their names."""
     names = {tokenizer.special_id(token): token for token in tokenizer.special_tokens}
-    return "".join(f" {names[each]}" if each in names else tokenizer.decode([each]) for each in ids)
+    parts = groupby(ids, key=lambda each: names.get(each, ""))
+    return " ".join(f"{name} " * len(list(run)) if name else tokenizer.decode(list(run)) for name, run in parts).strip()

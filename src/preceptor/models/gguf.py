@@ -11,6 +11,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import tokenizers
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,6 +19,8 @@ from torch import Tensor
 from preceptor.core.errors import ArtifactError
 from preceptor.models.gguf_architectures import ARCHITECTURES, Architecture
 from preceptor.models.gguf_tokenizer import tokenizer_json
+from preceptor.tokenizer.imports import complete
+from preceptor.tokenizer.tokenizer import Tokenizer
 
 _DOWNLOAD = "download or convert the file again"
 
@@ -124,6 +127,17 @@ class GgufModel:
             ArtifactError: the file has no tokenizer, or one of a kind that is not known.
         """
         return tokenizer_json(self._metadata, str(self.path))
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the file with its chat template; what it lacks of an end or a template is added behind.
+
+        Raises:
+            ArtifactError: the file has no tokenizer, or one of a kind that is not known.
+        """
+        words = tokenizers.Tokenizer.from_str(self.tokenizer_json)
+        named = {f"{key}_token": getattr(self.special, key) for key in ("bos", "eos", "pad", "unk")}
+        said = {name: words.id_to_token(number) for name, number in named.items() if number is not None}
+        return complete(self.tokenizer_json, {**said, "chat_template": self.chat_template}, self.path)
 
 
 def read_gguf(path: str | PathLike[str]) -> GgufModel:

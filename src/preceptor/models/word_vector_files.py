@@ -10,7 +10,7 @@ from typing import IO, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from preceptor.core.errors import DataError, EmptyDataError
+from preceptor.core.errors import ConfigError, DataError, EmptyDataError
 
 _GZIP, _ZIP, _FASTTEXT_MODEL = b"\x1f\x8b", b"PK", (793712314).to_bytes(4, "little")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -50,8 +50,11 @@ def open_vectors(path: Path) -> VectorFile:
     numbers (fastText, and Word2Vec's text format) or without (GloVe).
 
     Raises:
+        ConfigError: there is no such file.
         DataError: it is empty, torn, or of another format.
     """
+    if not path.is_file():
+        raise ConfigError(f"there is no file of word vectors at {path}", remedy="correct the path, or leave it empty")
     name = path.name.lower().removesuffix(".gz")
     with _opened(path) as stream:
         try:

@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from preceptor.core.errors import ConfigError, DataError, EmptyDataError
+from preceptor.core.errors import DataError, EmptyDataError
+from preceptor.models.language_model import LanguageModel
 from preceptor.models.word_vector_files import VectorFile, open_vectors
+from preceptor.models.word_vectors_config import WordVectorsConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 _PADDING_SCALE = 0.1
@@ -20,27 +22,6 @@ _LOWERCASED, _EXACT = 1, 2
 # No word of any language and no piece of one; a tokenizer of whole words has one token for it, the unknown one.
 _NO_WORD = "qzxjvkwq" * 4
 _WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WordVectorsConfig:
-    """Which word vectors the embedding starts from, and whether training may move it."""
-
-    path: str = ""
-    """A Word2Vec .bin, a GloVe .txt or a fastText .vec, also gzip-compressed; empty starts from random numbers."""
-    freeze: bool = False
-    """Whether the embedding stays as it starts."""
-    lowercase: bool = True
-    """Whether a word that the file lacks is looked up again in small letters."""
-    std: float = 0.0
-    """Standard deviation of the rows that are filled; 0 takes the model's initializer_range."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot hold."""
-        if self.freeze and not self.path:
-            raise ValueError("freeze needs a path: an embedding of random numbers must be trained")
-        if not 0 <= self.std < float("inf"):
-            raise ValueError(f"std must be a finite number of 0 or more, got {self.std}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +80,38 @@ class Coverage:
         return {**asdict(self), "share": self.share, "text_share": self.text_share}
 
 
+@torch.no_grad()
+def start_from(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    config: WordVectorsConfig,
+    generator: torch.Generator,
+    token_counts: Mapping[int, int] | None = None,
+) -> Coverage:
+    """What a model's embedding, which is changed in place, now takes from the file; frozen where the setting says so.
+
+    Rows are as large as the model's starting weights have them, unless the setting says otherwise.
+
+    Raises:
+        ConfigError: there is no such file.
+        DataError: the file is torn, wrong or empty, or none of its words is a token.
+    """
+    embedding = model.input_embedding.weight
+    rows_VD, coverage = starting_rows(
+        tokenizer,
+        config.path,
+        embedding.shape[1],
+        generator,
+        float(embedding.std()),
+        std=config.std,
+        lowercase=config.lowercase,
+        token_counts=token_counts,
+    )
+    embedding[: len(rows_VD)] = rows_VD
+    embedding.requires_grad_(not config.freeze)
+    return coverage
+
+
 def starting_rows(
     tokenizer: Tokenizer,
     path: str | Path,
@@ -132,8 +145,6 @@ def starting_rows(
     if hidden_size < 1:
         raise ValueError(f"hidden_size must be at least 1, got {hidden_size}")
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"there is no file of word vectors at {path}", remedy="correct the path, or leave it empty")
     file = open_vectors(path)
     vectors, matched = _matches(tokenizer, file, lowercase)
     covered = np.flatnonzero(matched)

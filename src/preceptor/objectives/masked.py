@@ -15,7 +15,8 @@ from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 _BECOMES_MASK, _BECOMES_RANDOM = 0.8, 0.1
-_SPAN_STOPS, _LONGEST_SPAN = 0.2, 10
+_SPAN_LENGTHS = np.arange(1, 11)
+_SPAN_CHANCES = 0.8**_SPAN_LENGTHS / (0.8**_SPAN_LENGTHS).sum()
 
 
 class MaskedObjective:
@@ -46,7 +47,9 @@ class MaskedObjective:
         self._is_special = np.zeros(tokenizer.vocab_size, np.bool_)
         self._is_special[special] = True
         self._ordinary = np.flatnonzero(~self._is_special)
-        self._starts_word = word_starts(tokenizer) if config.unit == "word" else None
+        is_by_word = config.unit == "word"
+        edges = [tokenizer.word_edges(token) for token in range(tokenizer.vocab_size if is_by_word else 0)]
+        self._starts_word, self._ends_word = np.array(edges, np.bool_).reshape(-1, 2).T
 
     def source_ranges(self) -> tuple[tuple[int, int], ...]:
         """For each source of the stream its first row and how many rows it has, where they are packed by source."""
@@ -92,16 +95,23 @@ class MaskedObjective:
         wanted: int,
         draw: np.random.Generator,
     ) -> NDArray[np.int64]:
-        """The places of words drawn one by one while they are not too many; of one word at least."""
-        assert self._starts_word is not None
+        """The places of words drawn one by one until they are as many as wanted; of one word at least.
+
+        The last word that is drawn mostly makes them too many. It is taken by as much chance as it takes for their
+        number to be right on the average.
+        """
         begins = self._starts_word[tokens] | ~may
-        begins[1:] |= (segments[1:] != segments[:-1]) | ~may[:-1]
+        begins[1:] |= self._ends_word[tokens[:-1]] | (segments[1:] != segments[:-1]) | ~may[:-1]
         begins[0] = True
         word = np.cumsum(begins) - 1
         lengths = np.bincount(word[may], minlength=int(word[-1]) + 1)
         order = draw.permutation(np.flatnonzero(lengths))
-        taken = order[np.cumsum(lengths[order]) <= wanted]
-        return np.flatnonzero(may & np.isin(word, taken if len(taken) else order[:1]))
+        together = np.cumsum(lengths[order])
+        count = int(np.searchsorted(together, wanted, "right"))
+        lacking = wanted - (together[count - 1] if count else 0)
+        if count == 0 or (count < len(order) and draw.random() * lengths[order[count]] < lacking):
+            count += 1
+        return np.flatnonzero(may & np.isin(word, order[:count]))
 
     def _shown(self, hidden: NDArray[np.int64], draw: np.random.Generator) -> NDArray[np.int64]:
         """What stands in the place of hidden tokens."""
@@ -114,23 +124,16 @@ class MaskedObjective:
 def _spans(
     places: NDArray[np.int64], segments: NDArray[np.int64], wanted: int, draw: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Places of spans whose lengths are geometric, drawn until there are enough; none crosses a document or a gap."""
+    """Places of spans with lengths of a geometric distribution that ends, which are 3.8 tokens long on the average.
+
+    They are drawn until there are enough; none crosses a document or a gap.
+    """
     chosen: set[int] = set()
     allowed = set(places.tolist())
     while len(chosen) < wanted:
-        length = min(int(draw.geometric(_SPAN_STOPS)), _LONGEST_SPAN, wanted - len(chosen))
+        length = min(int(draw.choice(_SPAN_LENGTHS, p=_SPAN_CHANCES)), wanted - len(chosen))
         first = int(draw.choice(places))
         span = [place for place in range(first, first + length) if place in allowed]
         if len(span) == length and segments[first] == segments[span[-1]]:
             chosen.update(span)
     return np.array(sorted(chosen), np.int64)
-
-
-def word_starts(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """For each token whether a word starts with it: it begins with a space, or with anything but a letter or digit."""
-    starts = np.ones(tokenizer.vocab_size, np.bool_)
-    for token in range(tokenizer.vocab_size):
-        written = tokenizer.token_bytes(token)
-        # Bytes of longer characters go on with the word that they stand in.
-        starts[token] = not written or not (written[:1].isalnum() or written[0] >= 0x80)
-    return starts

@@ -105,8 +105,10 @@ class SpanObjective:
     def hide(self, tokens: NDArray[np.int64], draw: np.random.Generator) -> Pair:
         """The source and the target of a text, with spans drawn so that every choice of them is as likely."""
         hidden, spans = self._counts(len(tokens))
-        # There is something to see between two spans, but there need be nothing before the first or after the last.
-        gaps, lengths = _parts(len(tokens) - hidden + 2, spans + 1, draw), _parts(hidden, spans, draw)
+        # There is something to see between two spans, but there need be nothing before the first or after the last,
+        # except the end of a text, which is never hidden.
+        closes = int(tokens[-1] == self.end_id)
+        gaps, lengths = _parts(len(tokens) - hidden + 2 - closes, spans + 1, draw), _parts(hidden, spans, draw)
         gaps[0] -= 1
         source: list[NDArray[np.int64]] = []
         target: list[NDArray[np.int64]] = []

@@ -7,6 +7,8 @@ from preceptor.core.errors import ArtifactError
 from preceptor.recipes.taint import sound, usable
 
 JSON_FILE, HTML_FILE = "report.json", "report.html"
+MODEL_CONFIG_FILE = "config.json"
+"""What tells a folder with a model from others."""
 
 
 def newest(out: Path, kind: str) -> Artifact:
@@ -36,3 +38,14 @@ def newest_model(store: Store) -> tuple[Artifact, Artifact | None]:
     adapters = sound(store.root.parent, store.all("adapter"))
     own = [adapter for adapter in adapters if adapter.parents.get("checkpoint") == checkpoint.id]
     return checkpoint, max(own, key=lambda artifact: artifact.created, default=None)
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder itself where it holds a model, or that of the newest model of a run.
+
+    Raises:
+        ArtifactError: it holds neither.
+    """
+    if (folder / MODEL_CONFIG_FILE).is_file():
+        return folder
+    return newest_model(Store(folder / "artifacts"))[0].path

@@ -12,10 +12,13 @@ from preceptor.data import bias, contamination, sources
 from preceptor.data.config import DataConfig
 from preceptor.data.opt_out import OptOut
 from preceptor.data.personal import Redactor
+from preceptor.models.word_vector_files import open_vectors
 from preceptor.objectives.objective_config import ObjectiveConfig, require_fit
+from preceptor.recipes.base_model import files, locate
 from preceptor.recipes.run import Run
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.imports import import_tokenizer
+from preceptor.train.run import PretrainingConfig, require_context
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
 
@@ -45,8 +48,17 @@ def require(run: Run) -> None:
 
 def _require_fit(run: Run) -> None:
     """Refuse stages that do not go together."""
-    require_fit(run.pretraining.objective, run.model.family)
-    _require_tokens(run.pretraining.objective, run.tokenizer)
+    if run.base.model:
+        from preceptor.recipes.model_lookup import find_config
+
+        model = find_config(str(locate(run.base)))
+    else:
+        model = run.model
+        _require_tokens(run.pretraining.objective, run.tokenizer)
+    require_fit(run.pretraining.objective, model.family)
+    require_context(model, run.pretraining.context_length)
+    if run.finetuning.examples:
+        require_context(model, run.finetuning.context_length)
     if run.finetuning.examples and run.pretraining.objective.kind != "causal":
         raise ConfigError(
             "answers are learned by a model that predicts the next token, which pretraining.objective does not train",
@@ -79,6 +91,8 @@ def _named(run: Run) -> Iterator[tuple[str, str, Callable[[], object]]]:
     if run.tokenizer.kind == "import":
         path = run.tokenizer.path
         yield "tokenizer.path", path, partial(import_tokenizer, Path(path), run.tokenizer.split_pattern)
+    if vectors := run.pretraining.word_vectors.path:
+        yield "pretraining.word_vectors.path", vectors, partial(open_vectors, Path(vectors))
     for name in data.bias.groups:
         yield "data.bias.groups", name, partial(bias.read_lexicon, name)
     if data.bias.attributes:
@@ -109,6 +123,16 @@ def of_tokenizer(config: TokenizerConfig) -> list[str]:
     return [content(file) for file in files if file.is_file()]
 
 
+def of_base(path: Path) -> list[str]:
+    """The model that training starts from, by the content of its files, wherever they lie."""
+    return [f"{file.name} {_digest(file)}" for file in files(path)]
+
+
+def of_pretraining(config: PretrainingConfig) -> list[str]:
+    """The files that pre-training reads beside the tokens, by content."""
+    return [content(Path(config.word_vectors.path))] if config.word_vectors.path else []
+
+
 def of_examples(named: str) -> str:
     """What a model is fine-tuned on, by content."""
     return f"python {platform.python_version()}" if named == "python-docs" else content(Path(named))
@@ -120,11 +144,13 @@ def content(path: Path) -> str:
     Raises:
         DataError: it cannot be read.
     """
-    if not path.is_file():
-        return f"{path}"
+    return f"{path} {_digest(path)}" if path.is_file() else f"{path}"
+
+
+def _digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return f"{path} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(
             f"{path} cannot be read: {error.strerror}", remedy="check its permissions, or leave it out"

@@ -1,4 +1,4 @@
-"""A model by the words a person has for it: a named size, a recipe, a folder, a run."""
+"""A model by the words a person has for it: a named size, a recipe, a folder, a GGUF file, a run."""
 
 import difflib
 import json
@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from preceptor.core.artifact import Store
 from preceptor.core.errors import ArtifactError, ConfigError
-from preceptor.models.interchange import CONFIG_FILE, from_config_json, load_model
+from preceptor.models.gguf import read_gguf
+from preceptor.models.interchange import CONFIG_FILE, from_config_json, gguf_model, load_model
 from preceptor.models.language_model import LanguageModel
 from preceptor.models.sizes import named, names
-from preceptor.recipes.folder import newest_model
+from preceptor.recipes.base_model import locate
+from preceptor.recipes.folder import model_folder
 from preceptor.recipes.run import RUN_FILE, Run, load_run, shipped_recipes, stored_run
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.imports import import_tokenizer
@@ -20,7 +21,7 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 
 
 def find_config(what: str, vocab_size: int = 0) -> Any:
-    """The configuration of a model: of a named size, a recipe, a folder with config.json, or a run.
+    """The configuration of a model: of a named size, a recipe, a folder with config.json, a GGUF file, or a run.
 
     A recipe leaves the vocabulary to its tokenizer, so it has the size that the recipe asks of that; ``vocab_size``
     stands in for any.
@@ -43,27 +44,34 @@ def _config(what: str) -> Any:
         return _of_run(load_run(what))
     if path.is_dir():
         return _of_folder(path)
+    if _is_gguf(path):
+        return from_config_json(read_gguf(path).config, path)[1]
     known = [*names(), *shipped]
     nearest = difflib.get_close_matches(what.lower(), known, n=3)
     raise ConfigError(
         f"there is no model, recipe or folder {what!r}"
         + (f"; did you mean {' or '.join(nearest)}?" if nearest else f"; named sizes are {', '.join(names())}"),
-        remedy="name a size, a recipe, a .toml file, a folder with config.json or the folder of a run",
+        remedy="name a size, a recipe, a .toml file, a folder with config.json, a .gguf file or the folder of a run",
         nearest=nearest[0] if nearest else "",
     )
 
 
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf" and path.is_file()
+
+
 def _of_run(run: Run) -> Any:
+    if run.base.model:
+        return _config(str(locate(run.base)))
     model = run.model
     return model if model.vocab_size else replace(model, vocab_size=run.tokenizer.vocab_size)
 
 
 def _of_folder(folder: Path) -> Any:
-    if not (folder / CONFIG_FILE).is_file():
-        if not (folder / "artifacts").is_dir() and (folder / RUN_FILE).is_file():
-            return _of_run(stored_run(folder))
-        folder = newest_model(Store(folder / "artifacts"))[0].path
-    path = folder / CONFIG_FILE
+    has_trained = (folder / CONFIG_FILE).is_file() or (folder / "artifacts").is_dir()
+    if not has_trained and (folder / RUN_FILE).is_file():
+        return _of_run(stored_run(folder))
+    path = model_folder(folder) / CONFIG_FILE
     try:
         table: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(table, dict):
@@ -73,14 +81,19 @@ def _of_folder(folder: Path) -> Any:
     return from_config_json(table, path)[1]
 
 
-def find_model(folder: Path) -> tuple[LanguageModel, Tokenizer]:
-    """The model of a folder, or the newest of a run's, and its tokenizer.
+def find_model(path: Path) -> tuple[LanguageModel, Tokenizer]:
+    """The model of a folder or of a GGUF file, or the newest of a run's folder, and its tokenizer.
 
     Raises:
         ArtifactError: there is none, or it cannot be read.
     """
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder} is no folder", remedy="name a folder with a model, or the folder of a run")
-    if not (folder / CONFIG_FILE).is_file():
-        folder = newest_model(Store(folder / "artifacts"))[0].path
+    if _is_gguf(path):
+        file = read_gguf(path)
+        return gguf_model(file), file.tokenizer()
+    if not path.is_dir():
+        raise ArtifactError(
+            f"{path} is no folder and no GGUF file",
+            remedy="name a folder with a model, a .gguf file, or the folder of a run",
+        )
+    folder = model_folder(path)
     return load_model(folder), import_tokenizer(folder, TokenizerConfig().split_pattern)

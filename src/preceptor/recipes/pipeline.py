@@ -7,22 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preceptor.core.artifact import Artifact, Draft, Store
-from preceptor.core.config import digest, encode
+from preceptor.core.config import decode, digest, encode
 from preceptor.core.errors import DataError
 from preceptor.core.interrupt import Stop
 from preceptor.core.progress import say
+from preceptor.core.seeds import derive
 from preceptor.data.corpus import Corpus, Workshop, build
 from preceptor.data.examples import Example, read_examples, split_examples
 from preceptor.data.mixture import Blending
 from preceptor.data.shards import SPLITS
 from preceptor.data.withdrawal import withdrawn
 from preceptor.footprint.meter import Meter, Reading, measure
-from preceptor.recipes import inputs, python_docs
+from preceptor.models.config import ModelConfig
+from preceptor.recipes import base_model, inputs, python_docs
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import Run
 from preceptor.recipes.seen import Order
 from preceptor.recipes.taint import require_sound
 from preceptor.tokenizer import stream, training
+from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -123,19 +126,38 @@ class Pipeline:
         sources = {source.label: (source.weight, source.max_epochs) for source in self.run.data.sources}
         return Blending(self.run.data.mixture, sources)
 
-    def tokenizer(self) -> Artifact:
-        """The tokenizer."""
-        corpus = self.corpus()
+    def base(self) -> Artifact | None:
+        """The model that the run starts from, with its tokenizer; None where it starts from random weights."""
+        if not self.run.base.model:
+            return None
+        path = base_model.locate(self.run.base)
 
         def make(draft: Draft, meter: Meter) -> None:
-            tokenizer = training.train(Corpus.load(corpus.path).texts("train"), self.run.tokenizer, draft.path)
-            draft.facts |= {"vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint}
+            from preceptor.recipes.base_import import take
 
-        settings = encode(self.run.tokenizer)
-        if files := inputs.of_tokenizer(self.run.tokenizer):
-            settings["inputs"] = files
+            take(path, draft, derive(self.run.seed, "base"))
+
         with self.stop.anywhere():
-            return self._stage("tokenizer", "tokenizer", settings, {"corpus": corpus}, make)
+            return self._stage("base", "base", {"files": inputs.of_base(path), "seed": self.run.seed}, {}, make)
+
+    def tokenizer(self) -> Artifact:
+        """The tokenizer: trained, imported, or that of the base."""
+        corpus, base = self.corpus(), self.base()
+        config, parents = self.run.tokenizer, {"corpus": corpus}
+        settings = encode(config)
+        if base is not None:
+            config, settings = TokenizerConfig(kind="import", path=str(base.path)), {}
+            parents["base"] = base
+        elif files := inputs.of_tokenizer(config):
+            settings["inputs"] = files
+
+        def make(draft: Draft, meter: Meter) -> None:
+            tokenizer = training.train(Corpus.load(corpus.path).texts("train"), config, draft.path)
+            draft.facts |= {"kind": config.kind, "vocab_size": tokenizer.vocab_size}
+            draft.facts |= {"fingerprint": tokenizer.fingerprint}
+
+        with self.stop.anywhere():
+            return self._stage("tokenizer", "tokenizer", settings, parents, make)
 
     def tokens(self) -> Artifact:
         """The corpus as ids."""
@@ -151,14 +173,17 @@ class Pipeline:
 
     def checkpoint(self) -> Artifact:
         """The pre-trained model."""
-        tokens, tokenizer = self.tokens(), self.tokenizer()
+        tokens, tokenizer, base = self.tokens(), self.tokenizer(), self.base()
         settings = {
-            "model": encode(self.run.model),
+            "model": encode(self.run.model) if base is None else base.facts["model"],
             "pretraining": encode(self.run.pretraining),
             "seed": self.run.seed,
             "blending": encode(self._blending()),
         }
-        parents = {"tokens": tokens, "tokenizer": tokenizer}
+        if files := inputs.of_pretraining(self.run.pretraining):
+            settings["inputs"] = files
+        parents = {"tokens": tokens, "tokenizer": tokenizer} | ({} if base is None else {"base": base})
+        model_config: ModelConfig = decode(Run, {"model": settings["model"]}).model
 
         # The stages that train import torch when they come, so that those before them start at once.
         def make(draft: Draft, meter: Meter) -> None:
@@ -167,7 +192,7 @@ class Pipeline:
             loaded = Tokenizer.load(tokenizer.path)
             key = self._key("pretrain", settings, parents)
             result = pretrain(
-                model_config=self.run.model,
+                model_config=model_config,
                 config=self.run.pretraining,
                 train=stream.TokenStream.open(tokens.path, "train", loaded),
                 validation=stream.TokenStream.open(tokens.path, "validation", loaded),
@@ -180,6 +205,7 @@ class Pipeline:
                 stop=self.stop,
                 read_cost=lambda: meter.read().facts(),
                 blending=self._blending(),
+                base=None if base is None else base.path,
             )
             _take(result, draft)
             draft.notes["settings"] = settings

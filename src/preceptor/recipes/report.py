@@ -47,7 +47,6 @@ def collect(pipeline: Pipeline) -> dict[str, Any]:
         "data": _json(stages["data"], "datasheet.json") | _lineage(stages["data"]),
         "tokenizer": stages["tokenizer"].facts
         | {
-            "kind": pipeline.run.tokenizer.kind,
             "tokens": stages["tokens"].facts,
             "bytes_per_token": _bytes_per_token(stages["tokens"]),
         }

@@ -11,8 +11,10 @@ from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.data.config import DataConfig
 from preceptor.data.executor import ExecutionConfig
 from preceptor.footprint.meter import FootprintConfig
+from preceptor.models.base_config import BaseConfig
 from preceptor.models.config import ModelConfig
 from preceptor.models.decoder_config import DecoderConfig
+from preceptor.models.word_vectors_config import WordVectorsConfig
 from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.train.run import FinetuningConfig, PretrainingConfig
@@ -57,6 +59,8 @@ class Run:
     """Documents to corpus."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Corpus to tokenizer."""
+    base: BaseConfig = field(default_factory=BaseConfig)
+    """A model that exists, to start from in place of random weights."""
     model: ModelConfig = field(default_factory=DecoderConfig)
     """The family and the shape of the model."""
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
@@ -71,6 +75,18 @@ class Run:
     """Who does the work of the data stage."""
     footprint: FootprintConfig = field(default_factory=FootprintConfig)
     """What turns energy into emissions."""
+
+    def __post_init__(self) -> None:
+        """Refuse two models, or two tokenizers, where one must be told from the other."""
+        if not self.base.model:
+            return
+        for name, said, silent in (
+            ("model", self.model, DecoderConfig()),
+            ("tokenizer", self.tokenizer, TokenizerConfig()),
+            ("pretraining.word_vectors", self.pretraining.word_vectors, WordVectorsConfig()),
+        ):
+            if said != silent:
+                raise ValueError(f"base.model takes the place of [{name}], which must be left out")
 
 
 def shipped_recipes() -> dict[str, Path]:

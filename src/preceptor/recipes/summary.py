@@ -11,6 +11,8 @@ def _outcome(row: StageRow, report: dict[str, Any]) -> str:
     facts = row.artifact.facts
     if row.stage == "data":
         return f"{facts['documents_kept']:,} of {facts['documents_in']:,} documents kept"
+    if row.stage == "base":
+        return f"{human_count(facts['num_parameters'])} parameters, {facts['architecture']}"
     if row.stage == "tokenizer":
         return f"{facts['vocab_size']:,} tokens in the vocabulary"
     if row.stage == "tokens":

@@ -56,10 +56,15 @@ def import_tokenizer(path: Path, split_pattern: str) -> Tokenizer:
             expected="a folder with tokenizer.json or tokenizer.model, or a .json, .model or .tiktoken file",
             remedy="name a folder with tokenizer.json or tokenizer.model, or a .json, .model or .tiktoken file",
         )
-    return _completed(definition, said, path)
+    return complete(definition, said, path)
 
 
-def _completed(definition: str, said: dict[str, Any], path: Path) -> Tokenizer:
+def complete(definition: str, said: dict[str, Any], path: Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json with what a tokenizer_config.json says of it; what it lacks is added behind.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
     try:
         model = tokenizers.Tokenizer.from_str(definition)
     except Exception as error:  # tokenizers raises plain Exception on a file it cannot parse

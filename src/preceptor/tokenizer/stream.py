@@ -19,6 +19,7 @@ INDEX_FILE = "stream.json"
 LARGEST_SOURCES = 1 << 16
 _BATCH_DOCUMENTS = 4096
 _BATCH_CHARACTERS = 8 << 20
+_COUNTED_AT_ONCE = 1 << 22
 
 
 class Encodable(Protocol):
@@ -70,6 +71,14 @@ class TokenStream:
     def document(self, index: int) -> NDArray[np.unsignedinteger[Any]]:
         """The ids of one document, its end of text included."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    def token_counts(self, vocab_size: int) -> NDArray[np.int64]:
+        """How often each token of the vocabulary stands in the stream."""
+        counts = np.zeros(vocab_size, np.int64)
+        # Counting copies what it counts into 64 bits, which is too much for a whole corpus at once.
+        for start in range(0, self.num_tokens, _COUNTED_AT_ONCE):
+            counts += np.bincount(self.tokens[start : start + _COUNTED_AT_ONCE], minlength=vocab_size)
+        return counts
 
     def gather(self, windows: NDArray[np.int64], length: int) -> NDArray[np.unsignedinteger[Any]]:
         """The ids of numbered windows, one a row: window n is ``tokens[n * length : (n + 1) * length]``."""

@@ -54,6 +54,7 @@ class Tokenizer:
         self._fast: Any = None if table["model"]["type"] == "BPE" and not is_known_to_differ else False
         self._fast_lock = threading.Lock()
         self._writing = _writing(table)
+        self._continuing = table["model"].get("continuing_subword_prefix") or ""
         self._strips_space = '"Strip"' in json.dumps(table["decoder"])
         self._settings = dict(settings or {})
         self.chat_template = chat_template
@@ -228,6 +229,18 @@ class Tokenizer:
             return bytes(written.replace("\u2581", " ").encode())
         return bytes(written.encode())
 
+    def word_edges(self, token: int) -> tuple[bool, bool]:
+        """Whether a word starts with a token whatever stands before it, and whether it goes on with none after it.
+
+        Letters and digits make words, and so does a space or a mark before them; a WordPiece says itself whether it
+        goes on with a word.
+        """
+        if self._continuing:
+            return not str(self._exact.id_to_token(token) or "").startswith(self._continuing), False
+        written = self.token_bytes(token)
+        # Bytes of longer characters go on with the word that they stand in.
+        return not _in_word(written[:1]), not _in_word(written[-1:])
+
     def decode_stream(self) -> "DecodeStream":
         """A decoder for ids that come one by one."""
         return DecodeStream(self, strips_space=self._strips_space)
@@ -257,7 +270,8 @@ class Tokenizer:
 
             fast = gigatoken.Tokenizer.from_json(self._plain_definition)
         except (ImportError, ValueError, RuntimeError, TypeError) as error:
-            say(f"warning: the fast encoder cannot be loaded ({error}); the slower exact one is used")
+            why = " ".join(str(error).split())
+            say(f"warning: the fast encoder cannot be loaded ({why}); the slower exact one is used")
             return None
         stride = max(1, len(texts) // num_checked)
         checked = texts[::stride][:num_checked]
@@ -288,6 +302,11 @@ def _writing(table: dict[str, Any]) -> Literal["byte-level", "sentencepiece", "p
     if '"ByteLevel"' in decoder:
         return "byte-level"
     return "sentencepiece" if '"ByteFallback"' in decoder or '"Metaspace"' in decoder else "plain"
+
+
+def _in_word(byte: bytes) -> bool:
+    """Whether a byte is of a letter or a digit."""
+    return byte.isalnum() or byte >= b"\x80"
 
 
 def _unknown_id(table: dict[str, Any]) -> int | None:

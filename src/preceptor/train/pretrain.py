@@ -14,8 +14,11 @@ from preceptor.core.progress import Progress, say
 from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Blending
 from preceptor.models.config import ModelConfig
+from preceptor.models.growth import with_output_layer
 from preceptor.models.initialisation import learning_rate_scales
-from preceptor.models.interchange import architecture_of, save_model
+from preceptor.models.interchange import architecture_of, load_model, save_model
+from preceptor.models.language_model import LanguageModel
+from preceptor.models.word_vectors import start_from
 from preceptor.objectives.batch import Batches, Objective
 from preceptor.objectives.choice import objective_for
 from preceptor.objectives.noise import InputNoise
@@ -23,12 +26,12 @@ from preceptor.parallel.engine import Engine, place
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
-from preceptor.train.blend import pretraining_order
+from preceptor.train.blend import Order, pretraining_order
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.hooks import MetricsLog, report_progress
 from preceptor.train.loop import StopRequest, TrainState, fit
 from preceptor.train.optim import Optimizer
-from preceptor.train.run import PretrainingConfig, TrainingConfig
+from preceptor.train.run import PretrainingConfig, TrainingConfig, require_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +64,31 @@ def pretrain(
     stop: StopRequest,
     read_cost: Callable[[], Mapping[str, Any]] = no_cost,
     blending: Blending,
+    base: Path | None = None,
 ) -> TrainingResult:
     """The result of training a model, whose files are then in ``draft``; goes on from the newest checkpoint.
 
+    It starts from random weights, or from those of the model in the folder ``base``, which then is of
+    ``model_config``.
+
     Raises:
-        ConfigError: the context is longer than the model's, or the streams have too little text.
+        ConfigError: the context is longer than the model's, the streams have too little text, or a file of word
+            vectors is missing.
+        DataError: no word vector can be used.
         Interrupted: a stop was requested; a checkpoint was saved first.
         TrainingError: the loss was not finite several times in a row.
     """
     keep_freed_memory()
     model_config = resolve_model(model_config, config, tokenizer)
-    family = architecture_of(model_config).family
-    model = family.build(model_config, torch.Generator().manual_seed(derive(seed, "weights")))
+    model, started = _starting_model(model_config, config, train, tokenizer, seed, base)
     order = pretraining_order(train, config, tokenizer, seed, blending, model_config)
     check = objective_for(
         config.objective, validation, config.context_length, tokenizer, derive(seed, "validation"), model_config
     )
-    batches = order.batches
-    if config.noise.is_on:
-        noise = InputNoise(config.noise, batches.seed, tokenizer.vocab_size, tokenizer.end_of_text_id)
-        batches = replace(batches, noise=noise)
-    engine = place(model)
     result = train_model(
         config=config,
-        engine=engine,
-        batches=batches,
+        engine=place(model),
+        batches=_with_noise(order.batches, config, tokenizer),
         validation=check,
         num_steps=order.num_steps,
         checkpoints=Checkpoints(checkpoints, run_key, config.keep_checkpoints),
@@ -97,14 +100,52 @@ def pretrain(
     save_model(model, draft.path, tokenizer.end_of_text_id)
     tokenizer.save(draft.path)
     save_curve(result.state, draft.path)
+    return replace(result, facts=result.facts | started | _counts(model, order))
+
+
+def _counts(model: LanguageModel, order: Order) -> dict[str, Any]:
+    """How large the model is, and what of the data it was given."""
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    facts = result.facts | {
+    return {
         "num_parameters": num_parameters,
         "num_parameters_without_embedding": num_parameters - model.input_embedding.weight.numel(),
         "row_fill": round(order.objective.plan.fill, 4),
         "sources": order.sources,
     }
-    return replace(result, facts=facts)
+
+
+def _starting_model(
+    model_config: ModelConfig,
+    config: PretrainingConfig,
+    train: TokenStream,
+    tokenizer: Tokenizer,
+    seed: int,
+    base: Path | None,
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """The model with its first weights, which are drawn from the seed or those of the base; and what is to be known."""
+    generator = torch.Generator().manual_seed(derive(seed, "weights"))
+    if base is None:
+        model = architecture_of(model_config).family.build(model_config, generator)
+    else:
+        model = load_model(base).train()
+        if not getattr(model_config, "lm_head", True):
+            say("base: it has no layer that says tokens; one is added that shares the embedding's weights")
+            model = with_output_layer(model, tied=True, generator=generator)
+    if not config.word_vectors.path:
+        return model, {}
+    counts = train.token_counts(tokenizer.vocab_size)
+    drawn = torch.Generator().manual_seed(derive(seed, "word vectors"))
+    coverage = start_from(model, tokenizer, config.word_vectors, drawn, dict(enumerate(counts.tolist())))
+    say(f"word vectors: {coverage.sentence()}")
+    return model, {"word_vectors": coverage.to_json()}
+
+
+def _with_noise(batches: Batches, config: PretrainingConfig, tokenizer: Tokenizer) -> Batches:
+    """The batches with the noise that the settings ask for, if they ask for any."""
+    if not config.noise.is_on:
+        return batches
+    noise = InputNoise(config.noise, batches.seed, tokenizer.vocab_size, tokenizer.end_of_text_id)
+    return replace(batches, noise=noise)
 
 
 def resolve_model(model_config: ModelConfig, config: TrainingConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -121,14 +162,7 @@ def resolve_model(model_config: ModelConfig, config: TrainingConfig, tokenizer: 
             path="model.vocab_size",
             remedy="set it to 0, which takes the tokenizer's size",
         )
-    # A model with relative positions only, such as XLNet, has no longest context.
-    longest = getattr(model_config, "max_position_embeddings", None)
-    if longest is not None and config.context_length > longest:
-        raise ConfigError(
-            f"context_length is {config.context_length}, but the model has positions for {longest} tokens only",
-            path="model.max_position_embeddings",
-            remedy="raise model.max_position_embeddings or lower context_length",
-        )
+    require_context(model_config, config.context_length)
     return model_config
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 from preceptor.adapters.low_rank_config import LowRankConfig
 from preceptor.core.errors import ConfigError
 from preceptor.core.units import Duration
+from preceptor.models.config import ModelConfig
+from preceptor.models.word_vectors_config import WordVectorsConfig
 from preceptor.objectives.noise_config import InputNoiseConfig
 from preceptor.objectives.objective_config import ObjectiveConfig
 
@@ -126,6 +128,8 @@ class PretrainingConfig(TrainingConfig):
     """What is predicted from what."""
     noise: InputNoiseConfig = field(default_factory=InputNoiseConfig)
     """Noise on what the model reads while it trains."""
+    word_vectors: WordVectorsConfig = field(default_factory=WordVectorsConfig)
+    """Word vectors from which the embedding starts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,3 +155,19 @@ class FinetuningConfig(TrainingConfig):
         TrainingConfig.__post_init__(self)
         if not 0 < self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction must be between 0 and 1, got {self.held_out_fraction}")
+
+
+def require_context(model_config: ModelConfig, context_length: int) -> None:
+    """Refuse rows that are longer than a model has positions for.
+
+    Raises:
+        ConfigError: says both lengths.
+    """
+    # A model with relative positions only, such as XLNet, has no longest context.
+    longest = getattr(model_config, "max_position_embeddings", None)
+    if longest is not None and context_length > longest:
+        raise ConfigError(
+            f"context_length is {context_length}, but the model has positions for {longest} tokens only",
+            path="model.max_position_embeddings",
+            remedy="raise model.max_position_embeddings or lower context_length",
+        )

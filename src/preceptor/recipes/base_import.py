@@ -1,0 +1,37 @@
+"""The model that a run starts from, taken into the run's folder with its tokenizer."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from preceptor.core.artifact import Draft
+from preceptor.core.config import encode
+from preceptor.core.progress import say
+from preceptor.models.growth import grow_vocabulary
+from preceptor.models.interchange import architecture_of, save_model
+from preceptor.recipes.model_lookup import find_model
+
+
+def take(path: Path, draft: Draft, seed: int) -> None:
+    """Write the model at a path, and its tokenizer, into the draft.
+
+    Raises:
+        ArtifactError: it cannot be read, or is of no architecture that is known.
+    """
+    model, tokenizer = find_model(path)
+    new: list[list[int]] = [[] for _ in range(tokenizer.vocab_size - model.config.vocab_size)]
+    if new:
+        # A base without a chat template is given ours, whose tokens it has no rows for yet.
+        say(f"base: {len(new)} tokens of our chat template are new to the model, and start from its mean")
+        model = grow_vocabulary(model, new, torch.Generator().manual_seed(seed))
+    save_model(model, draft.path, tokenizer.end_of_text_id)
+    tokenizer.save(draft.path)
+    facts: dict[str, Any] = {
+        "model": encode(model.config),
+        "architecture": architecture_of(model.config).class_name,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "new_tokens": len(new),
+        "source": str(path),
+    }
+    draft.facts |= facts
