@@ -375,3 +375,39 @@ def test_what_the_family_cannot_do_is_said(change, words, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArtifactError, match=words):
         load_model(tmp_path)
+
+
+def test_what_stands_before_a_row_is_its_memory():
+    """As a memory that is given: the same predictions, and no gradient through it."""
+    model = randomise(build(SMALL, torch.Generator().manual_seed(1)))
+    before, ids, order = tokens(2, 6, 3), tokens(2, 9, 4), orders(2, 9, context=3)
+    inputs = Inputs(ids, segments_BT=torch.zeros_like(ids), order_BT=order, before=Inputs(before))
+    memory = model.read(Inputs(before))[1]
+    given = model.two_streams(inputs._replace(before=None, segments_BT=None), memory_LBSD=memory)
+    torch.testing.assert_close(model.two_streams(inputs), given, **TOLERANCE)
+    plain = inputs._replace(order_BT=None)
+    given = model.hidden(plain._replace(before=None, segments_BT=None), memory)
+    torch.testing.assert_close(model.hidden(plain), given, **TOLERANCE)
+    assert not torch.equal(model.hidden(plain), model.hidden(plain._replace(before=None)))
+    model.loss_sum(inputs, ids.masked_fill(order == 0, IGNORED))[0].backward()
+    only_before = [token for token in before.unique().tolist() if token not in ids]
+    assert (only_before and not model.model.embed_tokens.weight.grad[only_before].any()) or model.lm_head is None
+
+
+def test_only_its_own_document_remembers_what_stands_before_a_row():
+    model = randomise(build(SMALL, torch.Generator().manual_seed(1)))
+    ids = tokens(1, 20)
+    states = []
+    for seed in (3, 4):
+        before = Inputs(tokens(1, 6, seed), segments_BT=torch.tensor([[-1, -1, 0, 0, 0, 0]]))
+        inputs = packed(ids)._replace(before=before, token_types_BT=None)
+        states.append((model.hidden(inputs._replace(order_BT=None)), model.two_streams(inputs)))
+    for one, other in zip(*states, strict=True):
+        assert torch.equal(one[0, 8:17], other[0, 8:17])
+        assert not torch.equal(one[0, :8], other[0, :8])
+    # Padding before it is no part of the memory.
+    changed = tokens(1, 6, 4)
+    changed[0, :2] += 1
+    before = Inputs(changed % VOCAB_SIZE, segments_BT=torch.tensor([[-1, -1, 0, 0, 0, 0]]))
+    inputs = packed(ids)._replace(before=before, token_types_BT=None)
+    assert torch.equal(model.two_streams(inputs)[0, :17], states[1][1][0, :17])

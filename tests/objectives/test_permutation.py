@@ -8,6 +8,7 @@ from preceptor.models.two_stream import build
 from preceptor.models.two_stream_config import TwoStreamConfig
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batches
+from preceptor.objectives.objective_config import ObjectiveConfig
 from preceptor.objectives.packing import PADDING_SEGMENT
 from preceptor.objectives.permutation import CONTEXT, PermutationObjective
 from preceptor.tokenizer.stream import TokenStream
@@ -167,3 +168,50 @@ def test_a_tiny_model_learns_a_tiny_corpus_by_heart():
     fresh = [given.loss(model.eval(), collate(given, range(2), 10_000 + draw)) for draw in range(10)]
     loss = sum(float(found.total.detach()) for found in fresh) / sum(found.tokens for found in fresh)
     assert loss < 0.25 * np.log(VOCAB_SIZE)
+
+
+@pytest.mark.parametrize("memory_tokens", [1, 40, 1000])
+def test_a_row_remembers_what_stands_before_its_first_piece_in_the_same_document(memory_tokens):
+    given = objective(64, config=ObjectiveConfig(kind="permuted", memory_tokens=memory_tokens))
+    read = stream()
+    for row in range(given.num_rows):
+        start = int(given.plan.starts[given.plan.row(row)[0]])
+        begin = max(int(offset) for offset in read.offsets if offset <= start)
+        expected = read.tokens[max(begin, start - memory_tokens) : start].tolist()
+        before = given.collate([row]).inputs.before
+        assert (before is None) == (not expected)
+        if before is not None:
+            assert before.tokens_BT[0].tolist() == expected and not before.segments_BT.any()
+    together = given.collate(range(given.num_rows)).inputs.before
+    assert (together.segments_BT == PADDING_SEGMENT).any() and together.tokens_BT.shape[1] <= memory_tokens
+    assert objective(64).collate(range(3)).inputs.before is None
+
+
+def test_memory_is_for_this_objective_alone():
+    with pytest.raises(ValueError, match="memory_tokens"):
+        ObjectiveConfig(kind="causal", memory_tokens=8)
+
+
+def test_a_model_that_remembers_learns_what_stands_before_its_rows():
+    """Every other half of a text repeats the half before it: what is hidden there can only be known by memory."""
+    generator = np.random.default_rng(0)
+    halves = [generator.integers(1, VOCAB_SIZE, 16) for _ in range(40)]
+    flat = np.concatenate([np.concatenate((half, half)) for half in halves]).astype(np.uint32)
+    texts = TokenStream(flat, np.arange(0, len(flat) + 1, 32), np.array([], np.bytes_), 1)
+    shape = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    accuracies = []
+    for memory_tokens in (0, 16):
+        config = ObjectiveConfig(kind="permuted", memory_tokens=memory_tokens)
+        given = PermutationObjective(texts, 16, 0, config=config, seed=1)
+        model = build(TwoStreamConfig(**shape, num_attention_heads=4), torch.Generator().manual_seed(0))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        for draw in range(60):
+            batch = collate(given, range(given.num_rows), draw)
+            loss = given.loss(model, batch)
+            (loss.total / loss.tokens).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        second = [row for row in range(given.num_rows) if int(given.plan.starts[given.plan.row(row)[0]]) % 32]
+        scored = given.loss(model.eval(), collate(given, second, 99))
+        accuracies.append(int(scored.correct) / scored.tokens)
+    assert accuracies[1] > accuracies[0] + 0.3

@@ -114,10 +114,11 @@ def _mask(
     """The mask of shape B 1 Q S over memory and tokens, None where all see all; and the queries that see nothing.
 
     A content state sees the tokens up to its own place in the order, a query state only those before it: of its own
-    document, and where the model is causal only those that do not stand behind it. Memory is seen by all.
+    document, and where the model is causal only those that do not stand behind it. Memory is seen by all, or where it
+    is known of which document it is, by that one.
     """
     order_BT = inputs.order_BT
-    if order_BT is None and inputs.segments_BT is None and not causal:
+    if order_BT is None and inputs.segments_BT is None and inputs.before is None and not causal:
         return None, None
     num_tokens, device = inputs.tokens_BT.shape[1], inputs.tokens_BT.device
     places_BT = torch.arange(num_tokens, device=device).expand_as(inputs.tokens_BT)
@@ -135,7 +136,9 @@ def _mask(
         visible_BQT = visible_BQT & (segments_BQ.unsqueeze(2) == inputs.segments_BT.unsqueeze(1))
     if num_remembered:
         memory_BQS = torch.ones_like(visible_BQT[..., :1]).expand(-1, -1, num_remembered)
-        return additive(torch.cat((memory_BQS, visible_BQT), dim=2), dtype), None
+        if inputs.before is not None and inputs.before.segments_BT is not None and inputs.segments_BT is not None:
+            memory_BQS = segments_BQ.unsqueeze(2) == inputs.before.segments_BT.unsqueeze(1)
+        visible_BQT = torch.cat((memory_BQS, visible_BQT), dim=2)
     if places_BM is None:
         return additive(visible_BQT, dtype), None
     # The first token of an order is predicted from nothing; its softmax is kept a number, and its result is dropped.
@@ -183,13 +186,20 @@ class TwoStream(LanguageModel):
 
     def hidden(self, inputs: Inputs, memory_LBSD: Tensor | None = None) -> Tensor:
         """The last content states, of shape B T D."""
-        return self.model(inputs, None, memory_LBSD).content_BTD  # type: ignore[no-any-return]
+        return self.model(inputs, None, self._memory(inputs, memory_LBSD)).content_BTD  # type: ignore[no-any-return]
+
+    def _memory(self, inputs: Inputs, memory_LBSD: Tensor | None) -> Tensor | None:
+        """The memory that is given, or that of what stands before the rows."""
+        if memory_LBSD is not None or inputs.before is None:
+            return memory_LBSD
+        with torch.no_grad():
+            return torch.stack(self.model(inputs.before, None, None).layers_LBTD)
 
     def two_streams(self, inputs: Inputs, places_BM: Tensor | None = None, memory_LBSD: Tensor | None = None) -> Tensor:
         """The last query states at the given places of each row, of shape B M D; at all places when left out.
 
-        A query state knows the tokens that come before its own in ``inputs.order_BT``, and where its own stands. The
-        memory belongs to every document of its row, so with a memory a row is one document.
+        A query state knows the tokens that come before its own in ``inputs.order_BT``, and where its own stands. A
+        memory that is given belongs to every document of its row, so with it a row is one document.
 
         Raises:
             ValueError: the inputs have no order.
@@ -199,7 +209,7 @@ class TwoStream(LanguageModel):
         if places_BM is None:
             places_BM = torch.arange(inputs.tokens_BT.shape[1], device=inputs.tokens_BT.device)
             places_BM = places_BM.expand_as(inputs.tokens_BT)
-        return self.model(inputs, places_BM, memory_LBSD).query_BMD  # type: ignore[no-any-return]
+        return self.model(inputs, places_BM, self._memory(inputs, memory_LBSD)).query_BMD  # type: ignore[no-any-return]
 
     def read(self, inputs: Inputs, memory_LBSD: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The last content states, of shape B T D, and the memory with which the next segment of each row is read.

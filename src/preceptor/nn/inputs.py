@@ -21,6 +21,9 @@ class Inputs(NamedTuple):
     """Whether a token is of the part that every token of its document sees, however the others are ordered."""
     order_BT: Tensor | None = None
     """The place of a token in the order in which the tokens of its document are predicted (two-stream attention)."""
+    before: Optional["Inputs"] = None
+    """What stands before the row, directly before its first token, and is only remembered: no gradient flows through it
+    (two-stream models). Its segments say of which document of the row it is."""
     source: Optional["Inputs"] = None
     """What the encoder of an encoder-decoder reads; document n of the target sees document n of the source."""
 

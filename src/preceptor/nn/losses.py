@@ -100,8 +100,13 @@ class _Pass:
         smoothing, z_loss = self.options.label_smoothing, self.options.z_loss
         labels = labels.unsqueeze(1)
         logits = self._compute_logits(hidden)
-        highest, likeliest = logits.max(dim=1, keepdim=True)
-        loss = logits.gather(1, labels).mul_(smoothing - 1)
+        # The highest alone is found many times sooner than its place, which is asked for only where it may be right:
+        # among equals the first counts.
+        highest, chosen = logits.amax(dim=1, keepdim=True), logits.gather(1, labels)
+        correct = (chosen == highest).squeeze(1)
+        places = correct.nonzero().squeeze(1)
+        correct[places] = logits[places].argmax(dim=1) == labels[places].squeeze(1)
+        loss = chosen.mul_(smoothing - 1)
         if smoothing:
             loss.sub_(logits.mean(dim=1, keepdim=True), alpha=smoothing)
         sums = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
@@ -109,7 +114,7 @@ class _Pass:
         loss.add_(normaliser)
         if z_loss:
             loss.add_(normaliser.square(), alpha=z_loss)
-        return loss.squeeze(1), (likeliest == labels).squeeze(1), normaliser, sums
+        return loss.squeeze(1), correct, normaliser, sums
 
     def gradient(self, labels: Tensor, normaliser: Tensor, sums: Tensor) -> Tensor:
         """The gradient of the chunk's summed loss by what the matrix product and the bias gave, in place."""

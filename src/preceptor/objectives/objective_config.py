@@ -29,6 +29,8 @@ class ObjectiveConfig:
     """masked: what is hidden together: single tokens, whole words, or spans of tokens."""
     mean_span_tokens: float = 3.0
     """spans: the mean length of a hidden span."""
+    memory_tokens: int = 0
+    """permuted: how many tokens of a text that stand before a row are read first and remembered, as XLNet's memory."""
     dynamic: bool = True
     """masked and spans: whether other tokens are hidden each time a text comes; else always the same."""
     label_smoothing: float = 0.0
@@ -40,6 +42,10 @@ class ObjectiveConfig:
         """Refuse values outside their range."""
         if not 0 < self.share < 1:
             raise ValueError(f"share must be above 0 and below 1, got {self.share}")
+        if self.memory_tokens < 0:
+            raise ValueError(f"memory_tokens must not be negative, got {self.memory_tokens}")
+        if self.memory_tokens and self.kind != "permuted":
+            raise ValueError(f"memory_tokens is for the objective 'permuted', not for {self.kind!r}")
         if self.mean_span_tokens < 1:
             raise ValueError(f"mean_span_tokens must be at least 1, got {self.mean_span_tokens}")
         if not 0 <= self.label_smoothing < 1:

@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from preceptor.core.seeds import numpy_generator
+from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batch, LossSum, to_tensor
 from preceptor.objectives.causal import CausalObjective, language_model_loss
 from preceptor.objectives.objective_config import ObjectiveConfig
+from preceptor.objectives.packing import PADDING_SEGMENT
 from preceptor.tokenizer.stream import TokenStream
 
 CONTEXT = 0
@@ -66,11 +68,32 @@ class PermutationObjective:
         order_BT = to_tensor(np.stack([self._order(row, sample) for row, sample in numbered]))
         tokens_BT = batch.labels_BT.masked_fill(batch.labels_BT == IGNORED, self.packed.end_of_text_id)
         labels_BT = tokens_BT.masked_fill(order_BT == CONTEXT, IGNORED)
-        return Batch(batch.inputs._replace(tokens_BT=tokens_BT, order_BT=order_BT), labels_BT)
+        inputs = batch.inputs._replace(tokens_BT=tokens_BT, order_BT=order_BT, before=self._before(rows))
+        return Batch(inputs, labels_BT)
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         """The summed loss of the targets of a batch."""
         return language_model_loss(model, batch, self.config)
+
+    def _before(self, rows: Sequence[int]) -> Inputs | None:
+        """What stands in the text before the first piece of each row, on the right; None where no row has anything.
+
+        A row's memory is read anew each time, so that it follows from the row alone, whatever came before in training.
+        """
+        most = self.config.memory_tokens if self.config else 0
+        stream = self.packed.stream
+        starts = [int(self.plan.starts[self.plan.row(row)[0]]) for row in rows]
+        begins = [int(stream.offsets[np.searchsorted(stream.offsets, start, "right") - 1]) for start in starts]
+        lengths = [min(most, start - begin) for start, begin in zip(starts, begins, strict=True)]
+        if not any(lengths):
+            return None
+        shape = (len(rows), max(lengths))
+        tokens, segments = np.full(shape, self.packed.end_of_text_id), np.full(shape, PADDING_SEGMENT)
+        for line, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+            if length:
+                tokens[line, -length:] = stream.tokens[start - length : start]
+                segments[line, -length:] = 0
+        return Inputs(to_tensor(tokens), segments_BT=to_tensor(segments))
 
     def _order(self, row: int, sample: int) -> NDArray[np.int64]:
         """The place of each token of a row in the order of its document."""
