@@ -13,8 +13,9 @@ from preceptor.models.gguf import read_gguf
 from preceptor.models.interchange import gguf_model, load_model, save_model
 from preceptor.recipes.model_lookup import find_config, find_model
 from preceptor.recipes.pipeline import Pipeline
-from preceptor.recipes.report import write_run_file
+from preceptor.recipes.report import write_report, write_run_file
 from preceptor.recipes.run import load_run
+from preceptor.recipes.summary import summary
 from preceptor.recipes.tokenizer_choice import compare_for_run
 from preceptor.tokenizer.config import ASSISTANT, USER
 
@@ -95,6 +96,21 @@ def test_a_folder_is_trained_further_with_its_own_tokenizer(recipe, folder):
     assert tokenizer.encode(" amber") == find_model(folder)[1].encode(" amber")
     assert {USER, ASSISTANT} <= set(tokenizer.special_tokens)
     assert [row.stage for row in made.rows] == ["data", "base", "tokenizer", "tokens", "pretrain"]
+
+
+def test_the_report_says_where_training_started(recipe, folder, vectors):
+    made = recipe(f"base.model={folder}", "evaluation.num_memorisation_documents=2")
+    made.evaluation()
+    write_report(made)
+    said = json.loads((made.out / "report.json").read_text())["pretraining"]["base"]
+    assert said["source"] == str(folder) and said["artifact"] == made.base().id
+    page = (made.out / "report.html").read_text()
+    assert f"started from {folder}, a LlamaForCausalLM, with 3 new tokens" in page
+    assert "LlamaForCausalLM" in summary(made, json.loads((made.out / "report.json").read_text()))
+    vectored = recipe(*SHAPE, f"pretraining.word_vectors.path={vectors}", "evaluation.num_memorisation_documents=2")
+    vectored.evaluation()
+    write_report(vectored)
+    assert "16 started from word vectors" in (vectored.out / "report.html").read_text()
 
 
 def test_it_is_taken_once_and_again_when_it_changes(recipe, folder):
@@ -194,6 +210,13 @@ def test_a_folder_that_lacks_a_file_names_it(recipe, folder, name):
     with pytest.raises((ConfigError, ArtifactError)) as caught:
         recipe(f"base.model={folder}").checkpoint()
     assert caught.value.remedy
+
+
+def test_a_pickle_is_never_opened(recipe, folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ArtifactError) as caught:
+        recipe(f"base.model={folder}").checkpoint()
+    assert "pytorch_model.bin" in caught.value.remedy and "never opened" in caught.value.remedy
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ def add_block(model: LanguageModel, place: int, start: Literal["identity", "copy
     """A model with one block more, the new one at ``place`` (0 is before all others); the given one stays as it is.
 
     An identity adds nothing to the residual stream until it is trained, which only blocks that normalise their input
-    can do: the logits stay as they were. A copy repeats the block below (or, at 0, above).
+    can do: the logits stay as they were. A copy repeats the block below; at 0, and above a first block that is unlike
+    the others, as ModernBERT's, the one above.
 
     Source: Bachlechner et al. 2021 for blocks that start as the identity; Kim et al. 2023 for copies.
 
     Raises:
-        ValueError: there is no such place, or the blocks of this model cannot start as the identity.
+        ValueError: there is no such place for a block in this model, or its blocks cannot start as the identity.
     """
     config = model.config
     count = getattr(config, "num_hidden_layers", 0)
@@ -37,6 +38,12 @@ def add_block(model: LanguageModel, place: int, start: Literal["identity", "copy
     if start == "identity" and config.norm_placement != "before":
         raise ValueError("only blocks that normalise their input can start as the identity; use copy")
     like = max(0, place - 1)
+    if _first_is_unlike(model):
+        if place == 0 or count == 1:
+            raise ValueError(
+                "the first block of this model has no norm of its own, so none can stand before it"
+            )
+        like = max(1, like)
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if not (found := _LAYER.match(name)):
@@ -48,6 +55,13 @@ def add_block(model: LanguageModel, place: int, start: Literal["identity", "copy
             adds = start == "identity" and rest.startswith((".self_attn.o_proj.", ".mlp.down_proj."))
             state[f"{prefix}{place}{rest}"] = torch.zeros_like(tensor) if adds else tensor
     return _rebuilt(model, replace(config, num_hidden_layers=count + 1), state)
+
+
+def _first_is_unlike(model: LanguageModel) -> bool:
+    """Whether the first block has other tensors than the last."""
+    found = [match for name in model.state_dict() if (match := _LAYER.match(name))]
+    last = max(int(match[2]) for match in found)
+    return {match[3] for match in found if match[2] == "0"} != {match[3] for match in found if int(match[2]) == last}
 
 
 @torch.no_grad()

@@ -178,9 +178,20 @@ def load_model(folder: Path) -> LanguageModel:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder} does not hold a model that can be read: {error}",
-            remedy=f"name a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as `preceptor pretrain` writes it",
+            remedy=_remedy(folder),
         ) from error
     return _with_heads(model_of(architecture, config, state, folder), folder)
+
+
+def _remedy(folder: Path) -> str:
+    """What to do about a folder whose weights are not found."""
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern))
+    if pickles and not any(folder.glob("*.safetensors")):
+        return (
+            f"{pickles[0]} may be a pickle, which can run any code when read and so is never opened; load it with "
+            "transformers where you trust it, and save it anew, which writes safetensors"
+        )
+    return f"name a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as `preceptor pretrain` writes it"
 
 
 def load_decoder(folder: Path) -> Decoder:

@@ -61,6 +61,7 @@ class SpanObjective:
         sizes = [self._sizes(int(length)) for length in self._lengths]
         first = [sum(size) if is_one_sided else size[0] for size in sizes]
         packed = plan_rows(np.cumsum([0, *first]).astype(np.int64), context_length)
+        self.row_fill = packed.fill
         # The same rows, said of the stream.
         self.plan = replace(packed, starts=self._starts, lengths=self._lengths)
         self.num_rows = self.plan.num_rows

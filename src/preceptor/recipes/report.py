@@ -52,7 +52,11 @@ def collect(pipeline: Pipeline) -> dict[str, Any]:
         }
         | _lineage(stages["tokenizer"]),
         "pretraining": _training(stages["pretrain"])
-        | {"model": _json(stages["pretrain"], "config.json"), "optimizer": pipeline.run.pretraining.optimizer.kind},
+        | {
+            "base": stages["base"].facts | _lineage(stages["base"]) if "base" in stages else None,
+            "model": _json(stages["pretrain"], "config.json"),
+            "optimizer": pipeline.run.pretraining.optimizer.kind,
+        },
         "finetuning": _training(stages["finetune"]) if "finetune" in stages else None,
         "evaluation": _json(stages["evaluate"], "evaluation.json") | _lineage(stages["evaluate"]),
     }

@@ -22,6 +22,7 @@ from preceptor.models.word_vectors import start_from
 from preceptor.objectives.batch import Batches, Objective
 from preceptor.objectives.choice import objective_for
 from preceptor.objectives.noise import InputNoise
+from preceptor.objectives.spans import SpanObjective
 from preceptor.parallel.engine import Engine, place
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -106,10 +107,13 @@ def pretrain(
 def _counts(model: LanguageModel, order: Order) -> dict[str, Any]:
     """How large the model is, and what of the data it was given."""
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    objective = order.objective
+    # A row of hidden spans stands for more text than it has places.
+    fill = objective.row_fill if isinstance(objective, SpanObjective) else objective.plan.fill
     return {
         "num_parameters": num_parameters,
         "num_parameters_without_embedding": num_parameters - model.input_embedding.weight.numel(),
-        "row_fill": round(order.objective.plan.fill, 4),
+        "row_fill": round(fill, 4),
         "sources": order.sources,
     }
 
