@@ -130,9 +130,9 @@ def test_blocks_that_cannot_be_added_are_refused():
     )
     with pytest.raises(ValueError, match="between 0 and 2"):
         add_block(decoder, 3)
-    after = architecture_of(EncoderConfig(**SMALL, norm_placement="after")).family
-    with pytest.raises(ValueError, match="use copy"):
-        add_block(after.build(EncoderConfig(**SMALL, norm_placement="after"), torch.Generator()), 1)
+    for config in (EncoderConfig(**SMALL, norm_placement="after"), CONFIGS["two_stream"]):
+        with pytest.raises(ValueError, match="use copy"):
+            add_block(architecture_of(config).family.build(config, torch.Generator()), 1)
     with pytest.raises(ValueError, match="none can stand before it"):
         add_block(encoder, 0)
     sided = CONFIGS["encoder_decoder"]

@@ -35,14 +35,12 @@ def add_block(model: LanguageModel, place: int, start: Literal["identity", "copy
         raise ValueError(f"place must be between 0 and {count}, got {place}")
     if getattr(config, "sliding_window", 0) and getattr(config, "full_attention_every", 0):
         raise ValueError("the layers of this model alternate, and those above the new one would change their window")
-    if start == "identity" and config.norm_placement != "before":
+    if start == "identity" and getattr(config, "norm_placement", "after") != "before":
         raise ValueError("only blocks that normalise their input can start as the identity; use copy")
     like = max(0, place - 1)
     if _first_is_unlike(model):
         if place == 0 or count == 1:
-            raise ValueError(
-                "the first block of this model has no norm of its own, so none can stand before it"
-            )
+            raise ValueError("the first block of this model has no norm of its own, so none can stand before it")
         like = max(1, like)
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
