@@ -33,7 +33,7 @@ def ours(steps: int) -> dict[str, float]:
     from preceptor.parallel.engine import place
     from preceptor.train.allocator import keep_freed_memory
     from preceptor.train.optim import Optimizer
-    from preceptor.train.run import OptimizerConfig
+    from preceptor.train.optim_config import OptimizerConfig
 
     class RandomTokens:
         """As many documents of one row each as a step has rows, times the number of steps."""

@@ -19,7 +19,7 @@ from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.initialisation import learning_rate_scales
 from preceptor.nn.inputs import Inputs
 from preceptor.train.optim import Optimizer
-from preceptor.train.run import OptimizerConfig
+from preceptor.train.optim_config import OptimizerConfig
 
 VOCABULARY, SUCCESSORS, TABLES, ROWS, CONTEXT, LAYERS, HEAD = 64, 4, 4, 16, 32, 2, 16
 WARMUP_STEPS = 5

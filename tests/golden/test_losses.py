@@ -18,9 +18,10 @@ from preceptor.objectives.batch import Batches
 from preceptor.objectives.causal import CausalObjective
 from preceptor.parallel.engine import place
 from preceptor.tokenizer.stream import TokenStream
-from preceptor.train.loop import TrainState, fit
+from preceptor.train.loop import TrainState, Validation, fit
 from preceptor.train.optim import Optimizer
-from preceptor.train.run import OptimizerConfig, TrainingConfig
+from preceptor.train.optim_config import OptimizerConfig
+from preceptor.train.run import TrainingConfig
 
 GOLDEN = Path(__file__).with_name("losses.json")
 STEPS = 20
@@ -83,7 +84,7 @@ def losses(name: str) -> list[float]:
         batches,
         TrainState(),
         num_steps=STEPS,
-        validate=lambda: 0.0,
+        validate=lambda: Validation(0.0, 0.0),
         save=lambda state: None,
         stop=NeverStops(),
     )

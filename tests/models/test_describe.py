@@ -14,7 +14,7 @@ from preceptor.models.two_stream_config import TwoStreamConfig
 from preceptor.nn.attention import recorded_attention
 from preceptor.nn.inputs import Inputs
 from preceptor.train.optim import Optimizer
-from preceptor.train.run import OptimizerConfig
+from preceptor.train.optim_config import OptimizerConfig
 
 SHAPE = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 CONFIGS = {

@@ -15,7 +15,7 @@ from preceptor.models.initialisation import learning_rate_scales
 from preceptor.models.language_model import LanguageModel
 from preceptor.nn.inputs import Inputs
 from preceptor.train.optim import Optimizer
-from preceptor.train.run import OptimizerConfig
+from preceptor.train.optim_config import OptimizerConfig
 
 WIDTH, LAYERS, VOCABULARY = 64, 4, 512
 SHAPE = {

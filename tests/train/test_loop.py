@@ -15,11 +15,13 @@ from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batches, LossSum
 from preceptor.objectives.packing import collate_rows, plan_rows
 from preceptor.parallel.engine import place
+from preceptor.train.averaging import WeightAverage
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.hooks import MetricsLog
-from preceptor.train.loop import StepRecord, TrainState, fit
+from preceptor.train.loop import StepRecord, TrainState, Validation, fit
 from preceptor.train.optim import Optimizer
-from preceptor.train.run import OptimizerConfig, ScheduleConfig, TrainingConfig
+from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
+from preceptor.train.run import TrainingConfig
 
 MODEL = DecoderConfig(
     vocab_size=40,
@@ -87,7 +89,7 @@ def train(config, engine, optimizer, batches, state, num_steps, save=lambda stat
         batches,
         state,
         num_steps=num_steps,
-        validate=lambda: 1.0,
+        validate=lambda: Validation(1.0, 0.5),
         save=save,
         hooks=hooks,
         stop=stop or Stop(),
@@ -122,6 +124,20 @@ def test_clipping_equals_pytorchs():
     assert engine.scale_and_clip(0.5, 0.1) == pytest.approx(float(norm), rel=1e-5)
     after = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in engine.gradients()]))
     assert float(after) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_clipping_by_value_equals_pytorchs_and_comes_before_the_norm():
+    engine, _, batches = parts()
+    engine.forward_backward(batches.objective, batches.at(0))
+    expected = [torch.nn.Parameter(gradient.clone()) for gradient in engine.gradients()]
+    for parameter in expected:
+        parameter.grad = parameter.detach() * 0.5
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in expected])
+    torch.nn.utils.clip_grad_value_(expected, 0.01)
+    torch.nn.utils.clip_grad_norm_(expected, 0.05)
+    assert engine.scale_and_clip(0.5, 0.05, 0.01) == pytest.approx(float(norm), rel=1e-5)
+    for ours, theirs in zip(engine.gradients(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs.grad, rtol=1e-4, atol=1e-8)
 
 
 def test_each_epoch_visits_every_row_once_in_its_own_order():
@@ -253,3 +269,117 @@ def test_the_metrics_of_a_killed_run_go_on_where_its_checkpoint_stands(tmp_path)
     MetricsLog(path, 3)(StepRecord(4, 4, 0.5, 0.1, 1.0, False), 0.1)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4] and lines[-1]["loss"] == 0.5
+
+
+def losses(values):
+    """A validation that gives these losses one after another."""
+    given = iter(values)
+    return lambda: Validation(next(given), 0.0)
+
+
+def train_with(config, checkpoints, validate, num_steps=40, stop_at=0):
+    """What training under early stopping leaves: the state, and the engine."""
+    engine, optimizer, batches = parts(config)
+    average, stop = WeightAverage(config.averaging, engine.parameters), Stop()
+    state = checkpoints.resume(engine, optimizer, average)
+
+    def interrupt(record, _):
+        stop.requested = record.step == stop_at
+
+    state = fit(
+        config,
+        engine,
+        optimizer,
+        batches,
+        state,
+        num_steps=num_steps,
+        validate=validate,
+        save=lambda state: checkpoints.save(engine, optimizer, state, average),
+        keep_best=lambda state: checkpoints.keep_best(engine, state.best_step),
+        average=average,
+        hooks=[interrupt],
+        stop=stop,
+    )
+    return state, engine
+
+
+def test_training_stops_when_validation_gets_no_better_and_the_best_weights_come_back(tmp_path):
+    config = replace(CONFIG, early_stopping=EarlyStoppingConfig(patience=2, min_delta=0.1))
+    checkpoints = Checkpoints(tmp_path, "key", 2)
+    # Every fourth step: better, better, not enough better, worse.
+    state, engine = train_with(config, checkpoints, losses([3.0, 2.0, 1.95, 2.5, 0.0]))
+    assert (state.step, state.best_step, state.best) == (16, 8, 2.0)
+    last = {name: p.detach().clone() for name, p in engine.parameters.items()}
+    assert checkpoints.restore_best(engine, 8)
+    assert [folder.name for folder in tmp_path.glob("best-*")] == ["best-0000008"]
+    alone, optimizer, batches = parts(CONFIG)
+    train(CONFIG, alone, optimizer, batches, TrainState(), 8)
+    assert all(torch.equal(p, alone.parameters[name]) for name, p in engine.parameters.items())
+    assert not all(torch.equal(last[name], p) for name, p in engine.parameters.items())
+
+
+def test_accuracy_is_better_when_it_is_higher(tmp_path):
+    config = replace(CONFIG, early_stopping=EarlyStoppingConfig(patience=1, metric="accuracy"))
+    given = iter([0.1, 0.4, 0.3])
+    state, _ = train_with(config, Checkpoints(tmp_path, "key", 2), lambda: Validation(1.0, next(given)))
+    assert (state.step, state.best_step) == (12, 8)
+
+
+def test_best_weights_that_are_torn_are_told_and_the_last_ones_stay(tmp_path, capsys):
+    engine, _, _ = parts()
+    checkpoints = Checkpoints(tmp_path, "key", 2)
+    checkpoints.keep_best(engine, 4)
+    weights = tmp_path / "best-0000004" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert not checkpoints.restore_best(engine, 4)
+    assert "cannot be restored" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("averaging", [AveragingConfig(kind="ema"), AveragingConfig(kind="swa", start_fraction=0.3)])
+@pytest.mark.parametrize("interrupted_at", [1, 5, 9])
+def test_averages_and_the_best_are_kept_through_a_stop(tmp_path, averaging, interrupted_at):
+    config = replace(CONFIG, averaging=averaging, early_stopping=EarlyStoppingConfig(patience=3))
+    values = [3.0, 2.0, 2.5]
+    straight, engine = train_with(config, Checkpoints(tmp_path / "a", "key", 2), losses(values), 12)
+    checkpoints = Checkpoints(tmp_path / "b", "key", 2)
+    with pytest.raises(Interrupted):
+        train_with(config, checkpoints, losses(values), 12, stop_at=interrupted_at)
+    resumed, again = train_with(config, checkpoints, losses(values[interrupted_at // 4 :]), 12)
+    assert resumed.curve == straight.curve and resumed.best_step == straight.best_step == 8
+    assert all(torch.equal(p, again.parameters[name]) for name, p in engine.parameters.items())
+
+
+def test_an_exponential_average_is_what_its_formula_says():
+    weight = torch.nn.Parameter(torch.zeros(3))
+    average, expected = WeightAverage(AveragingConfig(kind="ema", decay=0.5), {"w": weight}), None
+    for step in range(1, 9):
+        with torch.no_grad():
+            weight.copy_(torch.randn(3, generator=torch.Generator().manual_seed(step)))
+        average.update(step, 8)
+        decay = min(0.5, step / (9 + step))
+        expected = weight.detach().clone() if expected is None else decay * expected + (1 - decay) * weight.detach()
+    torch.testing.assert_close(average.tensors["w"], expected)
+    kept = weight.detach().clone()
+    with average.applied():
+        torch.testing.assert_close(weight.detach(), expected)
+    assert torch.equal(weight, kept)
+
+
+def test_the_average_of_the_last_part_is_a_mean():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    average = WeightAverage(AveragingConfig(kind="swa", start_fraction=0.5, every_steps=2), {"w": weight})
+    for step in range(1, 11):
+        with torch.no_grad():
+            weight.fill_(float(step))
+        average.update(step, 10)
+    assert average.count == 3 and average.tensors["w"].item() == pytest.approx((6 + 8 + 10) / 3)
+    average.take()
+    assert weight.item() == pytest.approx(8.0)
+
+
+def test_without_a_kind_nothing_is_averaged():
+    weight = torch.nn.Parameter(torch.ones(1))
+    average = WeightAverage(AveragingConfig(), {"w": weight})
+    average.update(1, 2)
+    average.take()
+    assert average.state_tensors() == {} and weight.item() == 1.0

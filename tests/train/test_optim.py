@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from preceptor.core.errors import ArtifactError
-from preceptor.train.optim import Optimizer, orthogonalise
-from preceptor.train.run import OptimizerConfig, ScheduleConfig
+from preceptor.core.errors import ArtifactError, ConfigError
+from preceptor.train.optim import Optimizer, freeze, layer_scales
+from preceptor.train.optim_config import OptimizerConfig, ParameterGroup, ScheduleConfig
 from preceptor.train.schedule import learning_rate_factor
+from preceptor.train.update_rules import orthogonalise
 
 
 def weights() -> dict[str, nn.Parameter]:
@@ -57,8 +58,8 @@ def test_adamw_equals_pytorchs():
 
 def test_muon_trains_hidden_matrices_and_adamw_the_rest():
     optimizer = Optimizer(weights(), OptimizerConfig(kind="muon"))
-    assert optimizer.muon is not None and set(optimizer.muon.buffers) == {"a.weight", "b.weight"}
-    gradients(parameters := optimizer.muon.parameters | optimizer._adamw_parameters, 0)
+    assert set(optimizer.parts["muon"].parameters) == {"a.weight", "b.weight"}
+    gradients(parameters := optimizer.parameters, 0)
     before = {name: p.detach().clone() for name, p in parameters.items()}
     optimizer.step(0.0)
     assert all(torch.equal(before[name], p) for name, p in parameters.items())
@@ -98,7 +99,10 @@ def test_a_scale_multiplies_muons_update():
     assert torch.equal(moves[1]["b.weight"], moves[0]["b.weight"])
 
 
-@pytest.mark.parametrize("kind", ["muon", "adamw"])
+KINDS = ["muon", "adamw", "adam", "adafactor", "lion", "rmsprop", "sgd"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_state_goes_on_bit_for_bit(kind):
     config = OptimizerConfig(kind=kind)
     straight, resumed = weights(), weights()
@@ -123,12 +127,212 @@ def test_a_saved_state_goes_on_bit_for_bit(kind):
 
 
 def test_a_state_of_other_weights_is_refused():
-    optimizer = Optimizer(weights(), OptimizerConfig())
-    with pytest.raises(ArtifactError, match="does not fit"):
-        optimizer.load_state_tensors({})
-    state = optimizer.state_tensors() | {"muon.other.weight": torch.zeros(2)}
+    trained = weights()
+    optimizer = Optimizer(trained, OptimizerConfig())
+    gradients(trained, 0)
+    optimizer.step(1.0)
+    state = optimizer.state_tensors()
     with pytest.raises(ArtifactError, match=r"muon\.other"):
-        optimizer.load_state_tensors(state)
+        optimizer.load_state_tensors(state | {"muon.other.weight.momentum_buffer": torch.zeros(2)})
+    with pytest.raises(ArtifactError, match=r"a\.weight\.momentum_buffer has shape \(2,\)"):
+        optimizer.load_state_tensors(state | {"muon.a.weight.momentum_buffer": torch.zeros(2)})
+    with pytest.raises(ArtifactError, match="unknown weights"):
+        Optimizer(trained, OptimizerConfig(kind="lion")).load_state_tensors(state)
+
+
+def reference(kind, groups, rate):
+    """PyTorch's optimizer of a kind, not fused and weight by weight."""
+    plain = {"lr": rate, "foreach": False}
+    match kind:
+        case "adam":
+            return torch.optim.Adam(groups, **plain, betas=(0.9, 0.95), eps=1e-8)
+        case "adafactor":
+            return torch.optim.Adafactor(groups, **plain)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, **plain, alpha=0.99, eps=1e-8, momentum=0.8)
+    return torch.optim.SGD(groups, **plain, momentum=0.8, nesterov=True)
+
+
+@pytest.mark.parametrize("kind", ["adam", "adafactor", "rmsprop", "sgd"])
+def test_every_kind_equals_pytorchs(kind):
+    ours, theirs = weights(), weights()
+    optimizer = Optimizer(ours, OptimizerConfig(kind=kind, learning_rate=0.01, momentum=0.8))
+    expected = reference(kind, list(theirs.values()), 0.01)
+    for step in range(5):
+        gradients(ours, step)
+        gradients(theirs, step)
+        optimizer.step(0.5)
+        expected.param_groups[0]["lr"] = 0.005
+        expected.step()
+    for name, parameter in ours.items():
+        torch.testing.assert_close(parameter, theirs[name], rtol=1e-5, atol=1e-6)
+
+
+def test_lion_follows_its_program():
+    """Chen et al. 2023, program 1, written down."""
+    ours, theirs = weights(), {name: p.detach().clone() for name, p in weights().items()}
+    config = OptimizerConfig(kind="lion", learning_rate=0.01, beta1=0.9, beta2=0.99, weight_decay=0.2)
+    optimizer = Optimizer(ours, config)
+    averages = {name: torch.zeros_like(p) for name, p in theirs.items()}
+    for step in range(4):
+        gradients(ours, step)
+        for name, parameter in theirs.items():
+            gradient, average = ours[name].grad, averages[name]
+            update = torch.sign(0.9 * average + 0.1 * gradient)
+            decay = 0.2 if parameter.dim() > 1 else 0.0
+            theirs[name] = parameter - 0.01 * (update + decay * parameter)
+            averages[name] = 0.99 * average + 0.01 * gradient
+        optimizer.step(1.0)
+    for name, parameter in ours.items():
+        torch.testing.assert_close(parameter.detach(), theirs[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoupled_decay_shrinks_matrices_alone_and_by_the_rate(kind):
+    trained, before = weights(), weights()
+    config = OptimizerConfig(kind=kind, learning_rate=0.1, adamw_learning_rate=0.1, weight_decay=0.5)
+    optimizer = Optimizer(trained, config)
+    for parameter in trained.values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(1.0)
+    for name, parameter in trained.items():
+        expected = before[name] * (1 - 0.1 * 0.5 if parameter.dim() > 1 else 1.0)
+        torch.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_kinds_have_the_decay_that_is_usual_for_them():
+    assert {kind: OptimizerConfig(kind=kind).decay for kind in KINDS} == {
+        **dict.fromkeys(("muon", "adamw", "lion"), 0.1),
+        **dict.fromkeys(("adam", "adafactor", "rmsprop", "sgd"), 0.0),
+    }
+
+
+def test_penalties_are_those_of_the_loss():
+    ours, theirs = weights(), weights()
+    optimizer = Optimizer(ours, OptimizerConfig(kind="sgd", learning_rate=0.1, momentum=0, l1=0.03, l2=0.2))
+    expected = torch.optim.SGD(theirs.values(), lr=0.1)
+    for _ in range(3):
+        for parameters in (ours, theirs):
+            for parameter in parameters.values():
+                parameter.grad = None
+            loss = sum((parameter**2).sin().sum() for parameter in parameters.values())
+            if parameters is theirs:
+                matrices = [parameter for parameter in parameters.values() if parameter.dim() > 1]
+                loss = loss + sum(0.03 * p.abs().sum() + 0.1 * (p**2).sum() for p in matrices)
+            loss.backward()
+        optimizer.step(1.0)
+        expected.step()
+    for name, parameter in ours.items():
+        torch.testing.assert_close(parameter, theirs[name], rtol=1e-5, atol=1e-6)
+
+
+def test_groups_have_their_own_rate_and_decay():
+    groups = (
+        ParameterGroup(pattern="a.*", learning_rate_scale=0.5, weight_decay=0.0),
+        ParameterGroup(pattern="*", learning_rate_scale=2.0),
+    )
+    moved = {}
+    for given in ((), groups):
+        trained, before = weights(), weights()
+        config = OptimizerConfig(kind="sgd", learning_rate=0.1, momentum=0, weight_decay=0.3, groups=given)
+        optimizer = Optimizer(trained, config)
+        gradients(trained, 0)
+        optimizer.step(1.0)
+        moved[bool(given)] = {name: trained[name].detach() - before[name].detach() for name in trained}
+    gradient = weights()
+    gradients(gradient, 0)
+    torch.testing.assert_close(moved[True]["a.weight"], -0.05 * gradient["a.weight"].grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(moved[True]["norm.weight"], 2 * moved[False]["norm.weight"], rtol=1e-4, atol=1e-6)
+
+
+class Layered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(4, 3)
+        self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(3))
+        self.norm = nn.LayerNorm(3)
+
+
+def test_layers_further_down_learn_more_slowly():
+    scales = layer_scales([name for name, _ in Layered().named_parameters()], 0.5)
+    assert scales["norm.weight"] == 1.0
+    assert [scales[f"layers.{layer}.weight"] for layer in range(3)] == [0.125, 0.25, 0.5]
+    assert scales["embed_tokens.weight"] == 0.0625
+
+
+def test_frozen_weights_ask_for_no_gradient_and_others_wait_for_their_step():
+    model = Layered()
+    groups = (ParameterGroup(pattern="*embed*", frozen=True), ParameterGroup(pattern="layers.0.*", from_step=2))
+    config = OptimizerConfig(kind="adamw", groups=groups)
+    freeze(model, config)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert "embed_tokens.weight" not in trained
+    optimizer = Optimizer(trained, config)
+    for step in range(4):
+        before = {name: p.detach().clone() for name, p in trained.items()}
+        gradients(trained, step)
+        optimizer.hold_back(step)
+        optimizer.step(1.0)
+        moved = {name for name, p in trained.items() if not torch.equal(before[name], p)}
+        waiting = {"layers.0.weight", "layers.0.bias"} if step < 2 else set()
+        assert moved == trained.keys() - waiting
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ((ParameterGroup(pattern="layer.*"),), r"'layer\.\*' fits no weight"),
+        ((ParameterGroup(pattern="*", frozen=True),), "no weight to be trained"),
+        ((ParameterGroup(pattern="*", from_step=3),), "no weight to be trained"),
+    ],
+)
+def test_groups_that_cannot_be_are_told(groups, said):
+    with pytest.raises(ConfigError, match=said):
+        freeze(Layered(), OptimizerConfig(groups=groups))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"pattern": ""}, "pattern"),
+        ({"pattern": "*", "learning_rate_scale": 0}, "frozen"),
+        ({"pattern": "*", "frozen": True, "from_step": 1}, "never trained"),
+        ({"pattern": "*", "weight_decay": -1}, "negative"),
+        ({"pattern": "*", "from_step": -1}, "negative"),
+    ],
+)
+def test_groups_that_say_nothing_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        ParameterGroup(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("config", "theirs"),
+    [
+        (ScheduleConfig(kind="linear", warmup_steps=7), "get_linear_schedule_with_warmup"),
+        (ScheduleConfig(kind="cosine", warmup_steps=7), "get_cosine_schedule_with_warmup"),
+        (ScheduleConfig(kind="cosine", warmup_steps=7, cycles=3), "get_cosine_with_hard_restarts_schedule_with_warmup"),
+        (ScheduleConfig(kind="inverse-sqrt", warmup_steps=7), "get_inverse_sqrt_schedule"),
+        (ScheduleConfig(kind="constant", warmup_steps=7), "get_constant_schedule_with_warmup"),
+    ],
+)
+def test_rates_are_those_of_transformers(config, theirs):
+    """Except in the warm-up, which there begins with a step of rate 0."""
+    import transformers
+
+    more = {"num_warmup_steps": 7}
+    if "constant" not in theirs and "inverse" not in theirs:
+        more["num_training_steps"] = 40
+    if config.cycles > 1:
+        more["num_cycles"] = config.cycles
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = getattr(transformers, theirs)(optimizer, **more)
+    for step in range(40):
+        expected = schedule.get_last_lr()[0]
+        ours = learning_rate_factor(config, step, 40)
+        assert ours == pytest.approx(expected if step >= 7 else (step + 1) / 7, rel=1e-6, abs=1e-9)
+        optimizer.step()
+        schedule.step()
 
 
 @pytest.mark.parametrize(
@@ -137,6 +341,9 @@ def test_a_state_of_other_weights_is_refused():
         (ScheduleConfig(kind="linear", warmup_steps=2), {0: 0.5, 1: 1.0, 2: 1.0, 6: 0.5, 9: 0.125}),
         (ScheduleConfig(kind="cosine", warmup_steps=0, final_fraction=0.2), {0: 1.0, 5: 0.6}),
         (ScheduleConfig(kind="constant", warmup_steps=4), {0: 0.25, 3: 1.0, 9: 1.0}),
+        (ScheduleConfig(kind="step", warmup_steps=1, drop=0.5, drop_every_steps=3), {0: 1.0, 3: 1.0, 4: 0.5, 9: 0.25}),
+        (ScheduleConfig(kind="exponential", warmup_steps=0, final_fraction=0.01), {0: 1.0, 5: 0.1, 9: 0.01**0.9}),
+        (ScheduleConfig(kind="linear", warmup_steps=2, cycles=2), {2: 1.0, 5: 0.25, 6: 1.0, 9: 0.25}),
         (
             ScheduleConfig(kind="warmup-stable-decay", warmup_steps=1, decay_fraction=0.5),
             {0: 1.0, 5: 1.0, 6: 0.8, 9: 0.2},

@@ -73,13 +73,25 @@ class Engine:
         """The gradients of the trainable parameters that have one."""
         return [p.grad for p in self.parameters.values() if p.grad is not None]
 
-    def scale_and_clip(self, scale: float, max_norm: float | None) -> float:
-        """The norm of the scaled gradients before clipping; they are then scaled and clipped in place."""
+    def scale_and_clip(self, scale: float, max_norm: float | None, max_value: float | None = None) -> float:
+        """The norm of the scaled gradients before clipping; they are then scaled and clipped in place.
+
+        Where both limits are given each element is brought within ``max_value`` first, and then all within the norm.
+        """
         gradients = self.gradients()
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) * scale
-        factor = scale if max_norm is None or norm <= max_norm else scale * max_norm / (norm + 1e-12)
+        norm = total = self._norm(gradients) * scale
+        if max_value is not None:
+            torch._foreach_mul_(gradients, scale)
+            torch._foreach_clamp_min_(gradients, -max_value)
+            torch._foreach_clamp_max_(gradients, max_value)
+            total, scale = self._norm(gradients), 1.0
+        factor = scale if max_norm is None or total <= max_norm else scale * max_norm / (total + 1e-12)
         torch._foreach_mul_(gradients, factor)
         return norm
+
+    @staticmethod
+    def _norm(gradients: list[Tensor]) -> float:
+        return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
 
     def clear_gradients(self) -> None:
         """Forget the gradients."""

@@ -20,6 +20,7 @@ from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.blend import count_steps, make_batches
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.loop import StopRequest
+from preceptor.train.optim import freeze
 from preceptor.train.pretrain import (
     TrainingResult,
     no_cost,
@@ -57,6 +58,7 @@ def finetune(
     model = load_decoder(base)
     resolve_model(model.config, config, tokenizer)
     attach(model, config.adapter, torch.Generator().manual_seed(derive(seed, "adapter")))
+    freeze(model, config.optimizer)
     objective = InstructObjective(train, tokenizer, config.context_length)
     check = InstructObjective(held_out, tokenizer, config.context_length)
     batches = make_batches(objective, config, derive(seed, "finetuning"))

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -12,7 +12,9 @@ from preceptor.core.errors import TrainingError
 from preceptor.core.seeds import derive
 from preceptor.objectives.batch import Batches
 from preceptor.parallel.engine import Engine
+from preceptor.train.averaging import WeightAverage
 from preceptor.train.optim import Optimizer
+from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig
 from preceptor.train.run import TrainingConfig
 from preceptor.train.schedule import learning_rate_factor
 
@@ -30,6 +32,7 @@ class StepRecord:
     grad_norm: float
     skipped: bool
     validation_loss: float | None = None
+    validation_accuracy: float | None = None
 
     def facts(self) -> dict[str, Any]:
         """The record without what was not measured."""
@@ -44,8 +47,19 @@ class TrainState:
     tokens: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0
+    best: float | None = None
+    """The best validation so far, where training may stop early."""
+    best_step: int = 0
+    checks_since_best: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     cost: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Validation(NamedTuple):
+    """What is measured on the validation tokens: the mean loss in nats, and the share of right predictions."""
+
+    loss: float
+    accuracy: float
 
 
 class StopRequest(Protocol):
@@ -73,23 +87,30 @@ def fit(
     state: TrainState,
     *,
     num_steps: int,
-    validate: Callable[[], float],
+    validate: Callable[[], Validation],
     save: Callable[[TrainState], None],
+    keep_best: Callable[[TrainState], None] = lambda state: None,
+    average: WeightAverage | None = None,
     hooks: Sequence[Hook] = (),
     stop: StopRequest,
 ) -> TrainState:
-    """The state after training until ``num_steps``. The whole algorithm is here; the mesh is in ``engine``.
+    """The state after training until ``num_steps``, or until validations no longer get better.
+
+    The whole algorithm is here; the mesh is in ``engine``. The weights at the end are their average, where there is one.
 
     Raises:
         Interrupted: a stop was requested; the state was saved first.
         TrainingError: the loss was not finite several times in a row; no such step reached the weights.
     """
-    while state.step < num_steps:
+    average = average or WeightAverage(AveragingConfig(), {})
+    patience = config.early_stopping.patience
+    while state.step < num_steps and not (patience and state.checks_since_best >= patience):
         started = time.perf_counter()
         # Dropout's numbers are a function of the step, so that resuming needs no state of a generator.
         torch.manual_seed(derive(batches.seed, "dropout", state.step))
         total, _, tokens = engine.forward_backward(batches.objective, batches.at(state.step))
-        grad_norm = engine.scale_and_clip(1 / max(1, tokens), config.max_grad_norm)
+        optimizer.hold_back(state.step)
+        grad_norm = engine.scale_and_clip(1 / max(1, tokens), config.max_grad_norm, config.max_grad_value)
         factor = learning_rate_factor(config.schedule, state.step, num_steps)
         finite = math.isfinite(total) and math.isfinite(grad_norm)
         if finite:
@@ -97,7 +118,14 @@ def fit(
         engine.clear_gradients()
         state.step, state.tokens = state.step + 1, state.tokens + tokens
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
+        average.update(state.step, num_steps)
         at_end = state.step == num_steps
+        found: Validation | None = None
+        if at_end or state.step % config.validation_every_steps == 0:
+            with average.applied():
+                found = validate()
+                if patience and _is_best(config.early_stopping, state, found):
+                    keep_best(state)
         record = StepRecord(
             step=state.step,
             tokens=state.tokens,
@@ -105,7 +133,8 @@ def fit(
             learning_rate=config.optimizer.learning_rate * factor,
             grad_norm=grad_norm,
             skipped=not finite,
-            validation_loss=validate() if at_end or state.step % config.validation_every_steps == 0 else None,
+            validation_loss=None if found is None else found.loss,
+            validation_accuracy=None if found is None else found.accuracy,
         )
         state.curve.append(record.facts())
         elapsed = time.perf_counter() - started
@@ -121,4 +150,15 @@ def fit(
         if stop.requested or (state.step % config.checkpoint_every_steps == 0 and not at_end):
             save(state)
         stop.check()
+    average.take()
     return state
+
+
+def _is_best(config: EarlyStoppingConfig, state: TrainState, found: Validation) -> bool:
+    """Whether a validation is the best so far; the state then says so, or counts one more that is not."""
+    value = found.loss if config.metric == "loss" else -found.accuracy
+    if state.best is not None and not value < state.best - config.min_delta:
+        state.checks_since_best += 1
+        return False
+    state.best, state.best_step, state.checks_since_best = value, state.step, 0
+    return True

@@ -1,85 +1,86 @@
 """Optimizers: which weights they train, how, and their state as named tensors."""
 
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from preceptor.core.errors import ArtifactError
+from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.language_model import is_hidden_matrix
-from preceptor.train.run import OptimizerConfig
-
-# Coefficients of the odd quintic that maps singular values towards one, step by step.
-# Source: Amsel et al. 2025, The Polar Express, algorithm 1 (safety factor included).
-_POLAR_EXPRESS = (
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-)
+from preceptor.train.optim_config import OptimizerConfig, ParameterGroup
+from preceptor.train.update_rules import Lion, Muon
 
 _ALIKE: Mapping[str, float] = MappingProxyType({})
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_PLAIN = ParameterGroup(pattern="*")
+_OWN_DECAY = ("adamw", "adafactor", "muon", "lion")
+"""Kinds whose update rule decays weights itself, apart from the gradient."""
+_OTHER_SHAPES = ("step", "row_var", "col_var")
+"""What of a state has not the shape of its weight."""
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest matrix whose singular values are about one: the polar factor, by Newton-Schulz steps.
+def group_of(config: OptimizerConfig, name: str) -> ParameterGroup:
+    """The settings of a weight: those of the first group whose pattern fits its name."""
+    return next((group for group in config.groups if fnmatchcase(name, group.pattern)), _PLAIN)
 
-    Source: Jordan et al. 2024, Muon; coefficients of Amsel et al. 2025.
+
+def freeze(model: nn.Module, config: OptimizerConfig) -> None:
+    """Let the weights of frozen groups ask for no gradient.
+
+    Raises:
+        ConfigError: a pattern fits no weight that is trained, or nothing is left to train.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.t() if tall else matrix
-    x = x / (torch.linalg.matrix_norm(x) * 1.02 + 1e-7)
-    for a, b, c in _POLAR_EXPRESS:
-        gram = x @ x.t()
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.addmm(x, polynomial, x, beta=a)
-    return x.t() if tall else x
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for group in config.groups:
+        if not any(fnmatchcase(name, group.pattern) for name in names):
+            raise ConfigError(
+                f"optimizer.groups: the pattern {group.pattern!r} fits no weight that is trained",
+                expected=f"a pattern for names such as {', '.join(names[:3])}",
+                remedy="correct the pattern; `preceptor model describe` lists the names",
+            )
+    found = [group_of(config, name) for name in names]
+    if all(group.frozen or group.from_step for group in found):
+        raise ConfigError(
+            "optimizer.groups leave no weight to be trained from the first step on",
+            remedy="leave out frozen and from_step for some weights",
+        )
+    for name, parameter in model.named_parameters():
+        if group_of(config, name).frozen:
+            parameter.requires_grad_(False)
 
 
-class Muon:
-    """Momentum whose matrix updates are orthogonalised, with decoupled weight decay.
+def layer_scales(names: Iterable[str], decay: float) -> dict[str, float]:
+    """What the learning rate of each weight is multiplied by: less by ``decay`` with each layer further down.
 
-    The update of a matrix is scaled by the square root of its shape's ratio where it is taller than wide, so that one
-    learning rate serves all shapes.
-
-    Source: Jordan et al. 2024, Muon: an optimizer for hidden layers.
+    What stands behind the layers learns at the full rate, what stands before them as the layer below the first. Source:
+    Howard and Ruder 2018, ULMFiT, discriminative fine-tuning; Clark et al. 2020, ELECTRA.
     """
+    depths = {name: int(found[1]) + 1 if (found := _LAYER.search(name)) else None for name in names}
+    last = max((depth for depth in depths.values() if depth is not None), default=0)
+    return {
+        name: decay ** (last + 1 - (depth if depth is not None else 0 if "embed" in name else last + 1))
+        for name, depth in depths.items()
+    }
 
-    def __init__(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        momentum: float,
-        weight_decay: float,
-        scales: Mapping[str, float] = _ALIKE,
-    ) -> None:
-        self.parameters = dict(parameters)
-        self.momentum, self.weight_decay = momentum, weight_decay
-        self.scales = {name: scales.get(name, 1.0) for name in self.parameters}
-        self.buffers = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
 
-    @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """Update the parameters in place from their gradients."""
-        trained = {name: p for name, p in self.parameters.items() if p.grad is not None}
-        scales = [self.scales[name] for name in trained]
-        buffers = [self.buffers[name] for name in trained]
-        gradients = [p.grad for p in trained.values() if p.grad is not None]
-        torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
-        # Nesterov: look ahead along the buffer that already holds this step's gradient.
-        directions = torch._foreach_lerp(gradients, buffers, self.momentum)
-        parameters: list[Tensor] = list(trained.values())
-        torch._foreach_mul_(parameters, 1 - learning_rate * self.weight_decay)
-        for parameter, direction, scale in zip(parameters, directions, scales, strict=True):
-            rows, columns = parameter.shape
-            rate = learning_rate * math.sqrt(max(1.0, rows / columns)) * scale
-            parameter.add_(orthogonalise(direction), alpha=-rate)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A PyTorch optimizer, what its peak rate is, and the weights it trains by name."""
+
+    rule: torch.optim.Optimizer
+    peak: float
+    parameters: dict[str, nn.Parameter]
+    decays: list[tuple[nn.Parameter, float, float]] = field(default_factory=list)
+    """Weights that decay and whose rule does not see to it, with decay and scale of the rate."""
 
 
 class Optimizer:
-    """The optimizer of a run: Muon for hidden matrices where asked for, AdamW for everything else.
+    """The optimizer of a run: one rule for all weights, or Muon for hidden matrices and AdamW for the rest.
 
     ``scales`` multiply the learning rates of the weights they name. Weight decay does not follow them, so that a wider
     model, whose matrices learn more slowly, forgets as fast. Source: Wang and Aitchison 2024, for the latter.
@@ -89,73 +90,122 @@ class Optimizer:
         self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, scales: Mapping[str, float] = _ALIKE
     ) -> None:
         self.config = config
-        matrices = {n: p for n, p in parameters.items() if config.kind == "muon" and is_hidden_matrix(n, p)}
-        rest = {n: p for n, p in parameters.items() if n not in matrices}
-        self.muon = Muon(matrices, config.momentum, config.weight_decay, scales) if matrices else None
-        self.adamw_names = list(rest)
-        alike: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
-        for name, parameter in rest.items():
-            alike.setdefault((parameter.dim() >= 2, scales.get(name, 1.0)), []).append(parameter)
-        groups = [
-            {"params": members, "weight_decay": config.weight_decay / scale if is_matrix else 0.0, "scale": scale}
-            for (is_matrix, scale), members in alike.items()
-        ]
-        self.adamw = (
-            torch.optim.AdamW(
-                [group for group in groups if group["params"]],
-                lr=config.learning_rate,
-                betas=(config.beta1, config.beta2),
-                eps=config.eps,
-                fused=True,
-            )
-            if rest
-            else None
-        )
-        self._adamw_parameters = rest
+        self.parameters = dict(parameters)
+        by_layer = layer_scales(self.parameters, config.layer_decay)
+        self._groups = {name: group_of(config, name) for name in self.parameters}
+        self._scales = {name: scales.get(name, 1.0) for name in self.parameters}
+        self._chosen = {name: by_layer[name] * self._groups[name].learning_rate_scale for name in self.parameters}
+        matrices = {n: p for n, p in self.parameters.items() if config.kind == "muon" and is_hidden_matrix(n, p)}
+        rest = {n: p for n, p in self.parameters.items() if n not in matrices}
+        self.parts: dict[str, _Part] = {}
+        if matrices:
+            self.parts["muon"] = self._part("muon", matrices, config.learning_rate)
+        if rest:
+            kind = "adamw" if config.kind == "muon" else config.kind
+            rate = config.adamw_learning_rate if config.kind == "muon" else config.learning_rate
+            self.parts[kind] = self._part(kind, rest, rate)
 
+    def _part(self, kind: str, parameters: dict[str, nn.Parameter], peak: float) -> _Part:
+        """The rule of a kind over these weights, those alike in one group."""
+        alike: dict[tuple[float, float], list[nn.Parameter]] = {}
+        decays: list[tuple[nn.Parameter, float, float]] = []
+        for name, parameter in parameters.items():
+            group, scale = self._groups[name], self._scales[name]
+            decay = self.config.decay if group.weight_decay is None else group.weight_decay
+            decay = decay / scale if parameter.dim() >= 2 else 0.0
+            rate_scale = scale * self._chosen[name]
+            if kind not in _OWN_DECAY and decay:
+                decays.append((parameter, decay, rate_scale))
+                decay = 0.0
+            alike.setdefault((decay, rate_scale), []).append(parameter)
+        groups = [{"params": p, "weight_decay": decay, "scale": scale} for (decay, scale), p in alike.items()]
+        return _Part(_rule(kind, groups, self.config, peak), peak, parameters, decays)
+
+    def hold_back(self, step: int) -> None:
+        """Drop the gradients of weights that are not trained yet at a step, counted from 0."""
+        for name, group in self._groups.items():
+            if step < group.from_step:
+                self.parameters[name].grad = None
+
+    @torch.no_grad()
     def step(self, factor: float) -> None:
         """Update the parameters in place; ``factor`` is the share of the peak learning rate."""
+        self._regularise()
+        for part in self.parts.values():
+            for group in part.rule.param_groups:
+                group["lr"] = part.peak * factor * group["scale"]
+            for parameter, decay, scale in part.decays:
+                if parameter.grad is not None:
+                    parameter.mul_(1 - part.peak * factor * scale * decay)
+            part.rule.step()
+
+    def _regularise(self) -> None:
+        """Add the gradients of the penalties of matrices."""
         config = self.config
-        if self.muon is not None:
-            self.muon.step(config.learning_rate * factor)
-        if self.adamw is not None:
-            rate = config.learning_rate if config.kind == "adamw" else config.adamw_learning_rate
-            for group in self.adamw.param_groups:
-                group["lr"] = rate * factor * group["scale"]
-            self.adamw.step()
+        if not config.l1 and not config.l2:
+            return
+        for parameter in self.parameters.values():
+            if parameter.grad is None or parameter.dim() < 2:
+                continue
+            if config.l2:
+                parameter.grad.add_(parameter, alpha=config.l2)
+            if config.l1:
+                parameter.grad.add_(parameter.sign(), alpha=config.l1)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The whole state by name; loading it into a fresh optimizer of the same weights goes on bit for bit."""
-        state = {f"muon.{n}": b for n, b in self.muon.buffers.items()} if self.muon is not None else {}
-        if self.adamw is not None:
-            for name, parameter in self._adamw_parameters.items():
-                for key, value in self.adamw.state[parameter].items():
-                    state[f"adamw.{name}.{key}"] = value
-        return state
+        return {
+            f"{kind}.{name}.{key}": value
+            for kind, part in self.parts.items()
+            for name, parameter in part.parameters.items()
+            for key, value in part.rule.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
 
     def load_state_tensors(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state from ``state_tensors``.
 
         Raises:
-            ArtifactError: the state is not of these weights.
+            ArtifactError: the state is not of these weights, or not of this kind of optimizer.
         """
+        remedy = "resume with the recipe the checkpoint was made with, or start into a new --out folder"
         left = dict(state)
-        try:
-            if self.muon is not None:
-                for name, buffer in self.muon.buffers.items():
-                    buffer.copy_(left.pop(f"muon.{name}"))
-            if self.adamw is not None:
-                for name, parameter in self._adamw_parameters.items():
-                    prefix = f"adamw.{name}."
-                    keys = [key for key in left if key.startswith(prefix)]
-                    self.adamw.state[parameter] = {key.removeprefix(prefix): left.pop(key).clone() for key in keys}
-        except (KeyError, RuntimeError) as error:
-            raise ArtifactError(
-                f"the saved optimizer state does not fit this model: {error}",
-                remedy="resume with the recipe the checkpoint was made with, or start into a new --out folder",
-            ) from error
+        for kind, part in self.parts.items():
+            for name, parameter in part.parameters.items():
+                prefix = f"{kind}.{name}."
+                # A weight's name may begin another's, but no key of a state has a dot.
+                keys = [key for key in left if key.startswith(prefix) and "." not in key.removeprefix(prefix)]
+                found = {key.removeprefix(prefix): left.pop(key).clone() for key in keys}
+                for key, value in found.items():
+                    if key not in _OTHER_SHAPES and value.shape != parameter.shape:
+                        raise ArtifactError(
+                            f"the saved {prefix}{key} has shape {tuple(value.shape)}, which does not fit this model",
+                            remedy=remedy,
+                        )
+                part.rule.state[parameter] = found
         if left:
             raise ArtifactError(
                 f"the saved optimizer state has tensors of unknown weights: {', '.join(sorted(left)[:3])}",
-                remedy="resume with the recipe the checkpoint was made with, or start into a new --out folder",
+                remedy=remedy,
             )
+
+
+def _rule(kind: str, groups: list[dict[str, Any]], config: OptimizerConfig, rate: float) -> torch.optim.Optimizer:
+    """PyTorch's optimizer of a kind, or ours. Adafactor: Shazeer and Stern 2018, with the rate as it is scheduled."""
+    betas = (config.beta1, config.beta2)
+    match kind:
+        case "muon":
+            return Muon(groups, lr=rate, momentum=config.momentum, nesterov=config.nesterov)
+        case "lion":
+            return Lion(groups, lr=rate, betas=betas)
+        case "adafactor":
+            return torch.optim.Adafactor(groups, lr=rate)
+        case "rmsprop":
+            return torch.optim.RMSprop(
+                groups, lr=rate, alpha=config.smoothing, eps=config.eps, momentum=config.momentum
+            )
+        case "sgd":
+            nesterov = config.nesterov and config.momentum > 0
+            return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=nesterov)
+    # Adam is AdamW without decay, which is taken care of before.
+    return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.eps, fused=True)

@@ -27,11 +27,12 @@ from preceptor.parallel.engine import Engine, place
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
+from preceptor.train.averaging import WeightAverage
 from preceptor.train.blend import Order, pretraining_order
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.hooks import MetricsLog, report_progress
-from preceptor.train.loop import StopRequest, TrainState, fit
-from preceptor.train.optim import Optimizer
+from preceptor.train.loop import StopRequest, TrainState, Validation, fit
+from preceptor.train.optim import Optimizer, freeze
 from preceptor.train.run import PretrainingConfig, TrainingConfig, require_context
 
 
@@ -86,6 +87,7 @@ def pretrain(
     check = objective_for(
         config.objective, validation, config.context_length, tokenizer, derive(seed, "validation"), model_config
     )
+    freeze(model, config.optimizer)
     result = train_model(
         config=config,
         engine=place(model),
@@ -184,9 +186,16 @@ def train_model(
     label: str,
 ) -> TrainingResult:
     """The result of training a placed model to its last step, from its newest checkpoint where there is one."""
-    scales = learning_rate_scales(engine.model, config.optimizer.kind)
+    if config.optimizer.kind == "sgd" and getattr(engine.model.config, "width_base", 0):
+        raise ConfigError(
+            "model.width_base carries over learning rates of optimizers that do not follow the size of gradients",
+            path="pretraining.optimizer.kind",
+            remedy="choose another optimizer than sgd, or leave out model.width_base",
+        )
+    scales = learning_rate_scales(engine.model, "muon" if config.optimizer.kind == "muon" else "adamw")
     optimizer = Optimizer(engine.parameters, config.optimizer, scales)
-    state = checkpoints.resume(engine, optimizer)
+    average = WeightAverage(config.averaging, engine.parameters)
+    state = checkpoints.resume(engine, optimizer, average)
     resumed_cost = state.cost
     if state.step:
         say(f"{label}: going on from step {state.step} of {num_steps}")
@@ -194,14 +203,14 @@ def train_model(
     rows = validation_rows(validation, config, batches.seed)
     width = batches.rows_per_microbatch
 
-    def validate() -> float:
+    def validate() -> Validation:
         chunks = (validation.collate(rows[start : start + width]) for start in range(0, len(rows), width))
-        total, _, tokens = engine.evaluate(validation, chunks)
-        return total / max(1, tokens)
+        total, correct, tokens = engine.evaluate(validation, chunks)
+        return Validation(total / max(1, tokens), correct / max(1, tokens))
 
     def save(state: TrainState) -> None:
         state.cost = read_cost()
-        checkpoints.save(engine, optimizer, state)
+        checkpoints.save(engine, optimizer, state, average)
 
     with Progress(label, total=num_steps, unit="steps") as progress:
         progress.advance(state.step)
@@ -215,18 +224,39 @@ def train_model(
             num_steps=num_steps,
             validate=validate,
             save=save,
+            keep_best=lambda state: checkpoints.keep_best(engine, state.best_step),
+            average=average,
             hooks=hooks,
             stop=stop,
         )
+    last = state.curve[-1]
     facts = {
-        "num_steps": num_steps,
+        "num_steps": state.step,
         "num_tokens": state.tokens,
-        "num_epochs": round(batches.epochs(num_steps), 3),
-        "final_loss": state.curve[-1]["loss"],
-        "validation_loss": state.curve[-1]["validation_loss"],
+        "num_epochs": round(batches.epochs(state.step), 3),
+        "final_loss": last["loss"],
+        "validation_loss": last["validation_loss"],
         "skipped_steps": sum(1 for record in state.curve if record.get("skipped")),
     }
+    if config.early_stopping.patience:
+        facts |= _best(state, checkpoints, engine, num_steps, label)
     return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost)
+
+
+def _best(
+    state: TrainState, checkpoints: Checkpoints, engine: Engine, num_steps: int, label: str
+) -> dict[str, Any]:
+    """The best validation, whose weights are then those of the model."""
+    if state.step < num_steps:
+        say(f"{label}: stopped at step {state.step} of {num_steps}, as validation was best at step {state.best_step}")
+    if state.best_step == state.step or not checkpoints.restore_best(engine, state.best_step):
+        return {"best_step": state.best_step, "weights_of_step": state.step}
+    best = next(record for record in state.curve if record["step"] == state.best_step)
+    return {
+        "best_step": state.best_step,
+        "weights_of_step": state.best_step,
+        "validation_loss": best["validation_loss"],
+    }
 
 
 def validation_rows(validation: Objective, config: TrainingConfig, seed: int) -> list[int]:

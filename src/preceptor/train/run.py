@@ -1,7 +1,6 @@
 """What describes a training run: how long, with which optimizer and schedule, and how often to look and to save."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from preceptor.adapters.low_rank_config import LowRankConfig
 from preceptor.core.errors import ConfigError
@@ -10,61 +9,7 @@ from preceptor.models.config import ModelConfig
 from preceptor.models.word_vectors_config import WordVectorsConfig
 from preceptor.objectives.noise_config import InputNoiseConfig
 from preceptor.objectives.objective_config import ObjectiveConfig
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimizerConfig:
-    """How gradients become updates."""
-
-    kind: Literal["muon", "adamw"] = "muon"
-    """muon orthogonalises the updates of matrices and leaves the rest to AdamW; adamw treats all weights alike."""
-    learning_rate: float = 0.02
-    """Peak learning rate of Muon's matrices, or of everything under adamw."""
-    adamw_learning_rate: float = 0.008
-    """Under muon: peak learning rate of what AdamW trains (embedding, output layer, norms, biases)."""
-    momentum: float = 0.95
-    """Muon's momentum."""
-    beta1: float = 0.9
-    """AdamW's decay of the first moment."""
-    beta2: float = 0.95
-    """AdamW's decay of the second moment."""
-    eps: float = 1e-8
-    """AdamW's small number in the denominator."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay of matrices; norms and biases are never decayed."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot train."""
-        for name in ("learning_rate", "adamw_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("momentum", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScheduleConfig:
-    """The learning rate as a share of its peak: a linear rise, then constant, linear or cosine decay."""
-
-    kind: Literal["linear", "cosine", "constant", "warmup-stable-decay"] = "linear"
-    """linear and cosine fall from the end of the warm-up; warmup-stable-decay stays at the peak first."""
-    warmup_steps: int = 10
-    """Steps of linear rise."""
-    decay_fraction: float = 0.4
-    """Under warmup-stable-decay: the share of all steps in which the rate falls."""
-    final_fraction: float = 0.0
-    """What is left of the peak at the end."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
-        for name in ("decay_fraction", "final_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +30,12 @@ class TrainingConfig:
     """How the learning rate rises and falls."""
     max_grad_norm: float | None = 1.0
     """Gradients of a larger norm are scaled down to it; none switches clipping off."""
+    max_grad_value: float | None = None
+    """Elements of gradients are brought within plus and minus this before the norm is taken; none leaves them alone."""
+    averaging: AveragingConfig = field(default_factory=AveragingConfig)
+    """An average of the weights on the way."""
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    """When to stop before the end."""
     validation_every_steps: int = 25
     """How often the validation loss is taken; it is always taken at the end."""
     validation_tokens: int = 16384
@@ -116,8 +67,9 @@ class TrainingConfig:
             raise ValueError(f"duration: {error.message}") from error
         if not is_countable:
             raise ValueError(f'duration must be in steps, tokens or epochs, such as "400 steps", got {self.duration!r}')
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
-            raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
+        for name in ("max_grad_norm", "max_grad_value"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
