@@ -88,7 +88,8 @@ class Order:
             "num_rows": plan.num_rows,
             "seed": batches.seed,
             "rows_per_step": batches.rows_per_step,
-            "num_steps": order.num_steps,
+            # Training may have stopped before its end.
+            "num_steps": min(order.num_steps, int(checkpoint.facts.get("num_steps", order.num_steps))),
         }
         if (blend := batches.blend) is not None:
             facts |= {"shares": blend.mixture.drawn(1 << 40), "mixture_seed": blend.mixture.seed}
