@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 256 * 1024**2
 """What the logits of one chunk, with all that is of their size, may take."""
-CHUNK_TOKENS = 512
-"""The most tokens of a chunk: with more, no matrix product becomes faster."""
+CHUNK_TOKENS = 2048
+"""The most tokens of a chunk: with more, no matrix product becomes faster; with 512 the loss takes a tenth longer."""
 IGNORED = -100
 """The label of a token that is not supervised, as everywhere in the field."""
 
