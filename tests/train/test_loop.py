@@ -313,7 +313,13 @@ def test_training_stops_when_validation_gets_no_better_and_the_best_weights_come
     assert checkpoints.restore_best(engine, 8)
     assert [folder.name for folder in tmp_path.glob("best-*")] == ["best-0000008"]
     alone, optimizer, batches = parts(CONFIG)
-    train(CONFIG, alone, optimizer, batches, TrainState(), 8)
+    stop = Stop()
+
+    def interrupt(record, _):
+        stop.requested = record.step == 8
+
+    with pytest.raises(Interrupted):
+        train(CONFIG, alone, optimizer, batches, TrainState(), 40, hooks=[interrupt], stop=stop)
     assert all(torch.equal(p, alone.parameters[name]) for name, p in engine.parameters.items())
     assert not all(torch.equal(last[name], p) for name, p in engine.parameters.items())
 

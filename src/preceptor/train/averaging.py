@@ -69,4 +69,5 @@ class WeightAverage:
     def load_state_tensors(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state from ``state_tensors``."""
         self.count = int(state[_COUNT]) if state else 0
-        self.tensors = {name.removeprefix(_WEIGHTS): t.clone() for name, t in state.items() if name != _COUNT}
+        # In the order of the weights, beside which they are averaged.
+        self.tensors = {name: state[_WEIGHTS + name].clone() for name in self.parameters} if state else {}

@@ -55,7 +55,9 @@ class Checkpoints:
             # A run that was killed and goes on comes to the same best once more.
             shutil.rmtree(target, ignore_errors=True)
             with write_folder(target, KIND, self.key, {}) as draft:
-                save_file({name: p.detach().contiguous() for name, p in engine.parameters.items()}, draft.path / BEST_FILE)
+                save_file(
+                    {name: p.detach().contiguous() for name, p in engine.parameters.items()}, draft.path / BEST_FILE
+                )
         except OutputError as error:
             say(f"warning: the best weights, of step {step}, could not be saved, training goes on: {error}")
             return
@@ -86,9 +88,7 @@ class Checkpoints:
                 return self._load(folder, engine, optimizer, average)
         return TrainState()
 
-    def _load(
-        self, folder: Path, engine: Engine, optimizer: Optimizer, average: WeightAverage | None
-    ) -> TrainState:
+    def _load(self, folder: Path, engine: Engine, optimizer: Optimizer, average: WeightAverage | None) -> TrainState:
         self._put(load_file(folder / "weights.safetensors"), engine, folder)
         optimizer.load_state_tensors(load_file(folder / "optimizer.safetensors"))
         if average is not None and (folder / AVERAGE_FILE).exists():

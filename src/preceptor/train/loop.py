@@ -96,15 +96,14 @@ def fit(
 ) -> TrainState:
     """The state after training until ``num_steps``, or until validations no longer get better.
 
-    The whole algorithm is here; the mesh is in ``engine``. The weights at the end are their average, where there is one.
+    The whole algorithm is here; the mesh is in ``engine``. At the end the weights are their average, if one is kept.
 
     Raises:
         Interrupted: a stop was requested; the state was saved first.
         TrainingError: the loss was not finite several times in a row; no such step reached the weights.
     """
     average = average or WeightAverage(AveragingConfig(), {})
-    patience = config.early_stopping.patience
-    while state.step < num_steps and not (patience and state.checks_since_best >= patience):
+    while state.step < num_steps and not _is_over(config.early_stopping, state):
         started = time.perf_counter()
         # Dropout's numbers are a function of the step, so that resuming needs no state of a generator.
         torch.manual_seed(derive(batches.seed, "dropout", state.step))
@@ -120,12 +119,7 @@ def fit(
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
         average.update(state.step, num_steps)
         at_end = state.step == num_steps
-        found: Validation | None = None
-        if at_end or state.step % config.validation_every_steps == 0:
-            with average.applied():
-                found = validate()
-                if patience and _is_best(config.early_stopping, state, found):
-                    keep_best(state)
+        looks = at_end or state.step % config.validation_every_steps == 0
         record = StepRecord(
             step=state.step,
             tokens=state.tokens,
@@ -133,20 +127,14 @@ def fit(
             learning_rate=config.optimizer.learning_rate * factor,
             grad_norm=grad_norm,
             skipped=not finite,
-            validation_loss=None if found is None else found.loss,
-            validation_accuracy=None if found is None else found.accuracy,
+            **(_validated(config, state, average, validate, keep_best) if looks else {}),
         )
         state.curve.append(record.facts())
         elapsed = time.perf_counter() - started
         state.seconds += elapsed
         for hook in hooks:
             hook(record, elapsed)
-        if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"the loss or its gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps up to step {state.step} "
-                f"(rows {batches.rows(state.step - 1)[:4]} ...); none of these steps changed the weights",
-                remedy="lower the learning rate, or look at the data of these rows",
-            )
+        _require_progress(state, batches)
         if stop.requested or (state.step % config.checkpoint_every_steps == 0 and not at_end):
             save(state)
         stop.check()
@@ -154,8 +142,43 @@ def fit(
     return state
 
 
+def _require_progress(state: TrainState, batches: Batches) -> None:
+    """Refuse to go on after too many steps in a row that changed nothing."""
+    if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        raise TrainingError(
+            f"the loss or its gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps up to step {state.step} "
+            f"(rows {batches.rows(state.step - 1)[:4]} ...); none of these steps changed the weights",
+            remedy="lower the learning rate, or look at the data of these rows",
+        )
+
+
+def _is_over(config: EarlyStoppingConfig, state: TrainState) -> bool:
+    """Whether validations have not got better for so long that training stops."""
+    return 0 < config.patience <= state.checks_since_best
+
+
+def _validated(
+    config: TrainingConfig,
+    state: TrainState,
+    average: WeightAverage,
+    validate: Callable[[], Validation],
+    keep_best: Callable[[TrainState], None],
+) -> dict[str, float]:
+    """What is measured after a step, with the average of the weights where there is one; the best are kept."""
+    with average.applied():
+        found = validate()
+        if _is_best(config.early_stopping, state, found):
+            keep_best(state)
+    return {"validation_loss": found.loss, "validation_accuracy": found.accuracy}
+
+
 def _is_best(config: EarlyStoppingConfig, state: TrainState, found: Validation) -> bool:
-    """Whether a validation is the best so far; the state then says so, or counts one more that is not."""
+    """Whether a validation is the best so far; the state then says so, or counts one more that is not.
+
+    Nothing is counted, and nothing is best, where training does not stop early.
+    """
+    if not config.patience:
+        return False
     value = found.loss if config.metric == "loss" else -found.accuracy
     if state.best is not None and not value < state.best - config.min_delta:
         state.checks_since_best += 1

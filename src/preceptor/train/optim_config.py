@@ -1,4 +1,4 @@
-"""How gradients become updates, how the rate rises and falls, what is averaged, when to stop; settings without torch."""
+"""How gradients become updates, how the rate falls, what is averaged, when to stop; settings without torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -95,7 +95,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleConfig:
-    """The learning rate as a share of its peak, as a function of the step: a linear rise, and then what the kind says."""
+    """The learning rate as a share of its peak: a linear rise, and then what the kind says."""
 
     kind: Literal["linear", "cosine", "constant", "warmup-stable-decay", "step", "exponential", "inverse-sqrt"] = (
         "linear"

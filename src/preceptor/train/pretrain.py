@@ -15,7 +15,7 @@ from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Blending
 from preceptor.models.config import ModelConfig
 from preceptor.models.growth import with_output_layer
-from preceptor.models.initialisation import learning_rate_scales
+from preceptor.models.initialisation import growth_of, learning_rate_scales
 from preceptor.models.interchange import architecture_of, load_model, save_model
 from preceptor.models.language_model import LanguageModel
 from preceptor.models.word_vectors import start_from
@@ -186,14 +186,7 @@ def train_model(
     label: str,
 ) -> TrainingResult:
     """The result of training a placed model to its last step, from its newest checkpoint where there is one."""
-    if config.optimizer.kind == "sgd" and getattr(engine.model.config, "width_base", 0):
-        raise ConfigError(
-            "model.width_base carries over learning rates of optimizers that do not follow the size of gradients",
-            path="pretraining.optimizer.kind",
-            remedy="choose another optimizer than sgd, or leave out model.width_base",
-        )
-    scales = learning_rate_scales(engine.model, "muon" if config.optimizer.kind == "muon" else "adamw")
-    optimizer = Optimizer(engine.parameters, config.optimizer, scales)
+    optimizer = Optimizer(engine.parameters, config.optimizer, _scales(engine, config))
     average = WeightAverage(config.averaging, engine.parameters)
     state = checkpoints.resume(engine, optimizer, average)
     resumed_cost = state.cost
@@ -229,8 +222,31 @@ def train_model(
             hooks=hooks,
             stop=stop,
         )
+    facts = _facts(state, batches)
+    if config.early_stopping.patience:
+        facts |= _best(state, checkpoints, engine, num_steps, label)
+    return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost)
+
+
+def _scales(engine: Engine, config: TrainingConfig) -> dict[str, float]:
+    """What the learning rate of each weight is multiplied by, for the width of the model.
+
+    Raises:
+        ConfigError: the optimizer's updates follow the size of gradients, for which these scales are not.
+    """
+    if config.optimizer.kind == "sgd" and growth_of(engine.model.config) != 1:
+        raise ConfigError(
+            "model.width_base carries over learning rates of optimizers that do not follow the size of gradients",
+            path="pretraining.optimizer.kind",
+            remedy="choose another optimizer than sgd, or leave out model.width_base",
+        )
+    return learning_rate_scales(engine.model, "muon" if config.optimizer.kind == "muon" else "adamw")
+
+
+def _facts(state: TrainState, batches: Batches) -> dict[str, Any]:
+    """What is to be known of a training run."""
     last = state.curve[-1]
-    facts = {
+    return {
         "num_steps": state.step,
         "num_tokens": state.tokens,
         "num_epochs": round(batches.epochs(state.step), 3),
@@ -238,14 +254,9 @@ def train_model(
         "validation_loss": last["validation_loss"],
         "skipped_steps": sum(1 for record in state.curve if record.get("skipped")),
     }
-    if config.early_stopping.patience:
-        facts |= _best(state, checkpoints, engine, num_steps, label)
-    return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost)
 
 
-def _best(
-    state: TrainState, checkpoints: Checkpoints, engine: Engine, num_steps: int, label: str
-) -> dict[str, Any]:
+def _best(state: TrainState, checkpoints: Checkpoints, engine: Engine, num_steps: int, label: str) -> dict[str, Any]:
     """The best validation, whose weights are then those of the model."""
     if state.step < num_steps:
         say(f"{label}: stopped at step {state.step} of {num_steps}, as validation was best at step {state.best_step}")
