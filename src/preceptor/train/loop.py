@@ -119,7 +119,6 @@ def fit(
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
         average.update(state.step, num_steps)
         at_end = state.step == num_steps
-        looks = at_end or state.step % config.validation_every_steps == 0
         record = StepRecord(
             step=state.step,
             tokens=state.tokens,
@@ -127,7 +126,7 @@ def fit(
             learning_rate=config.optimizer.learning_rate * factor,
             grad_norm=grad_norm,
             skipped=not finite,
-            **(_validated(config, state, average, validate, keep_best) if looks else {}),
+            **_validated(config, state, at_end, average, validate, keep_best),
         )
         state.curve.append(record.facts())
         elapsed = time.perf_counter() - started
@@ -160,11 +159,14 @@ def _is_over(config: EarlyStoppingConfig, state: TrainState) -> bool:
 def _validated(
     config: TrainingConfig,
     state: TrainState,
+    at_end: bool,
     average: WeightAverage,
     validate: Callable[[], Validation],
     keep_best: Callable[[TrainState], None],
 ) -> dict[str, float]:
-    """What is measured after a step, with the average of the weights where there is one; the best are kept."""
+    """What is measured after a step, if anything is: with the average of the weights, if one is kept."""
+    if not at_end and state.step % config.validation_every_steps:
+        return {}
     with average.applied():
         found = validate()
         if _is_best(config.early_stopping, state, found):
