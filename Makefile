@@ -47,6 +47,7 @@ bench: $(VENV)/installed-dev $(PEERS)/installed  ## Speed and memory against rea
 	$(BIN)/python benchmarks/data_memory.py
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/time_to_loss.py
 

@@ -258,6 +258,8 @@ def test_layers_further_down_learn_more_slowly():
     assert scales["norm.weight"] == 1.0
     assert [scales[f"layers.{layer}.weight"] for layer in range(3)] == [0.125, 0.25, 0.5]
     assert scales["embed_tokens.weight"] == 0.0625
+    sided = ["shared.weight", "encoder.layers.0.a.weight", "decoder.layers.1.a.weight", "decoder.layer_norm.weight"]
+    assert list(layer_scales(sided, 0.5).values()) == [0.125, 0.25, 0.5, 1.0]
 
 
 def test_frozen_weights_ask_for_no_gradient_and_others_wait_for_their_step():

@@ -1,7 +1,7 @@
 """Optimizers: which weights they train, how, and their state as named tensors."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from preceptor.train.update_rules import Lion, Muon
 
 _ALIKE: Mapping[str, float] = MappingProxyType({})
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_EMBEDS = re.compile(r"(?:^|\.)(?:embed_\w+|shared|embeddings?)\.")
 _PLAIN = ParameterGroup(pattern="*")
 _OWN_DECAY = ("adamw", "adafactor", "muon", "lion")
 """Kinds whose update rule decays weights itself, apart from the gradient."""
@@ -54,18 +55,16 @@ def freeze(model: nn.Module, config: OptimizerConfig) -> None:
             parameter.requires_grad_(False)
 
 
-def layer_scales(names: Iterable[str], decay: float) -> dict[str, float]:
+def layer_scales(names: Collection[str], decay: float) -> dict[str, float]:
     """What the learning rate of each weight is multiplied by: less by ``decay`` with each layer further down.
 
     What stands behind the layers learns at the full rate, what stands before them as the layer below the first. Source:
     Howard and Ruder 2018, ULMFiT, discriminative fine-tuning; Clark et al. 2020, ELECTRA.
     """
-    depths = {name: int(found[1]) + 1 if (found := _LAYER.search(name)) else None for name in names}
-    last = max((depth for depth in depths.values() if depth is not None), default=0)
-    return {
-        name: decay ** (last + 1 - (depth if depth is not None else 0 if "embed" in name else last + 1))
-        for name, depth in depths.items()
-    }
+    inside = {name: int(found[1]) + 1 for name in names if (found := _LAYER.search(name))}
+    top = max(inside.values(), default=0) + 1
+    depths = {name: inside.get(name, 0 if _EMBEDS.search(name) else top) for name in names}
+    return {name: decay ** (top - depth) for name, depth in depths.items()}
 
 
 @dataclass(frozen=True, slots=True)
