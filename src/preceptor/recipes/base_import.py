@@ -32,6 +32,7 @@ def take(path: Path, draft: Draft, seed: int) -> None:
         "architecture": architecture_of(model.config).class_name,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "new_tokens": len(new),
-        "source": str(path),
     }
     draft.facts |= facts
+    # Where it lay is no part of what it is.
+    draft.notes["source"] = str(path)

@@ -53,7 +53,7 @@ def collect(pipeline: Pipeline) -> dict[str, Any]:
         | _lineage(stages["tokenizer"]),
         "pretraining": _training(stages["pretrain"])
         | {
-            "base": stages["base"].facts | _lineage(stages["base"]) if "base" in stages else None,
+            "base": _base(stages["base"]) if "base" in stages else None,
             "model": _json(stages["pretrain"], "config.json"),
             "optimizer": pipeline.run.pretraining.optimizer.kind,
         },
@@ -76,6 +76,10 @@ def _bytes_per_token(tokens: Artifact) -> float:
     splits = (tokens.facts["train"], tokens.facts["validation"])
     # The end of text of each document stands for no byte.
     return float(sum(s["bytes"] for s in splits) / sum(s["tokens"] - s["documents"] for s in splits))
+
+
+def _base(artifact: Artifact) -> dict[str, Any]:
+    return artifact.facts | {"source": artifact.notes["source"]} | _lineage(artifact)
 
 
 def _lineage(artifact: Artifact) -> dict[str, Any]:
