@@ -38,17 +38,6 @@ WORDS = [
 
 
 @pytest.fixture
-def documents(tmp_path):
-    """A folder of documents, as what a recipe says of it."""
-    folder = tmp_path / "docs"
-    folder.mkdir()
-    for number in range(8):
-        words = (f"{word} {place * (number + 3)}" for place, word in enumerate(WORDS * 6, number))
-        (folder / f"{number}.txt").write_text(f"Page {number}: " + " ".join(words))
-    return f'data.sources=[{{path="{folder}", licence="MIT"}}]'
-
-
-@pytest.fixture
 def recipe(tmp_path, documents):
     """A pipeline from a recipe that describes no model, with overrides."""
     (tmp_path / "mine.toml").write_text(RECIPE)
@@ -202,6 +191,21 @@ def test_what_cannot_be_is_told_before_any_work(recipe, folder, overrides, said)
     with pytest.raises(ConfigError, match=said):
         recipe(*(each.format(folder=folder) for each in overrides)).checkpoint()
     assert not list((folder.parent / "out/artifacts").glob("corpus/*"))
+
+
+def test_a_base_that_is_no_model_is_told_in_a_line(recipe, folder, tmp_path):
+    (tmp_path / "notes.txt").write_text("no model")
+    for name in ("notes.txt", "mine.toml"):
+        with pytest.raises(ArtifactError, match="is no folder and no GGUF file") as caught:
+            recipe(f"base.model={tmp_path / name}").checkpoint()
+        assert ".gguf" in caught.value.remedy
+    assert not list((tmp_path / "out/artifacts").glob("corpus/*"))
+
+
+def test_a_folder_with_the_name_of_a_published_model_is_itself(recipe, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder.rename(tmp_path / "bert-base-uncased")
+    assert recipe("base.model=bert-base-uncased").checkpoint().facts["num_parameters"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

@@ -22,17 +22,6 @@ WORDS = [
 ]
 
 
-@pytest.fixture
-def documents(tmp_path):
-    """A folder of eight documents, as what a recipe says of it."""
-    folder = tmp_path / "docs"
-    folder.mkdir()
-    for number in range(8):
-        words = (f"{word} {place * (number + 3)}" for place, word in enumerate(WORDS * 6, number))
-        (folder / f"{number}.txt").write_text(f"Page {number}: " + " ".join(words))
-    return f'data.sources=[{{path="{folder}", licence="MIT"}}]'
-
-
 def pipeline(out, *overrides) -> Pipeline:
     return Pipeline(load_run("tiny", [*overrides, "execution.kind=in-process"]), out, Stop())
 

@@ -49,9 +49,9 @@ def require(run: Run) -> None:
 def _require_fit(run: Run) -> None:
     """Refuse stages that do not go together."""
     if run.base.model:
-        from preceptor.recipes.model_lookup import find_config
+        from preceptor.recipes.model_lookup import config_at
 
-        model = find_config(str(locate(run.base)))
+        model = config_at(locate(run.base))
     else:
         model = run.model
         _require_tokens(run.pretraining.objective, run.tokenizer)

@@ -42,10 +42,8 @@ def _config(what: str) -> Any:
         return from_config_json({"model_type": size.model_type, **size.config}, path)[1]
     if what in shipped or path.suffix == ".toml":
         return _of_run(load_run(what))
-    if path.is_dir():
-        return _of_folder(path)
-    if _is_gguf(path):
-        return from_config_json(read_gguf(path).config, path)[1]
+    if path.is_dir() or _is_gguf(path):
+        return config_at(path)
     known = [*names(), *shipped]
     nearest = difflib.get_close_matches(what.lower(), known, n=3)
     raise ConfigError(
@@ -60,9 +58,30 @@ def _is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf" and path.is_file()
 
 
+def config_at(path: Path) -> Any:
+    """The configuration of the model of a folder, of a GGUF file, or of a run's folder; of nothing but what lies there.
+
+    Raises:
+        ArtifactError: there is none, or it is not known.
+    """
+    if _is_gguf(path):
+        return from_config_json(read_gguf(path).config, path)[1]
+    _require_model(path)
+    return _of_folder(path)
+
+
+def _require_model(path: Path) -> None:
+    """Refuse a path that is no folder."""
+    if not path.is_dir():
+        raise ArtifactError(
+            f"{path} is no folder and no GGUF file",
+            remedy="name a folder with a model, a .gguf file, or the folder of a run",
+        )
+
+
 def _of_run(run: Run) -> Any:
     if run.base.model:
-        return _config(str(locate(run.base)))
+        return config_at(locate(run.base))
     model = run.model
     return model if model.vocab_size else replace(model, vocab_size=run.tokenizer.vocab_size)
 
@@ -90,10 +109,6 @@ def find_model(path: Path) -> tuple[LanguageModel, Tokenizer]:
     if _is_gguf(path):
         file = read_gguf(path)
         return gguf_model(file), file.tokenizer()
-    if not path.is_dir():
-        raise ArtifactError(
-            f"{path} is no folder and no GGUF file",
-            remedy="name a folder with a model, a .gguf file, or the folder of a run",
-        )
+    _require_model(path)
     folder = model_folder(path)
     return load_model(folder), import_tokenizer(folder, TokenizerConfig().split_pattern)
