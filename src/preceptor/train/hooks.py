@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from preceptor.core.progress import Progress, say
-from preceptor.train.loop import Hook, StepRecord
+from preceptor.train.state import Hook, StepRecord
 
 
 def report_progress(progress: Progress, smoothing: float = 0.9) -> Hook:
