@@ -110,7 +110,7 @@ def fit(
         total, _, tokens = engine.forward_backward(batches.objective, batches.at(state.step))
         optimizer.hold_back(state.step)
         grad_norm = engine.scale_and_clip(1 / max(1, tokens), config.max_grad_norm, config.max_grad_value)
-        factor = learning_rate_factor(config.schedule, state.step, num_steps)
+        factor = learning_rate_factor(config.schedule, state.step, num_steps) * batches.rate_scale(state.step)
         finite = math.isfinite(total) and math.isfinite(grad_norm)
         if finite:
             optimizer.step(factor)
