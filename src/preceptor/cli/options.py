@@ -57,10 +57,12 @@ class StageGroup(click.Group):
 
 
 @contextlib.contextmanager
-def open_pipeline(words: tuple[str, ...], out: Path, *, of_folder: bool = False) -> Iterator["Pipeline"]:
+def open_pipeline(
+    words: tuple[str, ...], out: Path, *, of_folder: bool = False, is_trial: bool = False
+) -> Iterator["Pipeline"]:
     """The pipeline of a run in its folder, which no other run can use meanwhile; run.json is written first.
 
-    With ``of_folder`` it is the run that the folder holds, where no recipe is named.
+    With ``of_folder`` it is the run that the folder holds, where no recipe is named. A trial leaves run.json alone.
     """
     from preceptor.core.interrupt import grace
     from preceptor.core.lock import hold
@@ -74,7 +76,8 @@ def open_pipeline(words: tuple[str, ...], out: Path, *, of_folder: bool = False)
         from preceptor.recipes.report import write_run_file
 
         pipeline = Pipeline(run, out, stop)
-        write_run_file(run, out)
+        if not is_trial:
+            write_run_file(run, out)
         try:
             yield pipeline
         except Exception as error:
