@@ -12,6 +12,7 @@ import click
 
 from preceptor import __version__
 from preceptor.cli.data import data
+from preceptor.cli.find_rate import find_rate
 from preceptor.cli.models import chat, generate, model
 from preceptor.cli.recipes import recipes
 from preceptor.cli.stages import evaluate, finetune, pretrain, report, run
@@ -73,7 +74,7 @@ def cli(context: click.Context, debug: bool) -> None:
     context.obj = {"debug": debug}
 
 
-for command in (run, data, tokenizer, pretrain, finetune, evaluate, report, generate, chat, model, recipes):
+for command in (run, data, tokenizer, pretrain, finetune, evaluate, report, find_rate, generate, chat, model, recipes):
     cli.add_command(command)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from preceptor.core.artifact import Artifact, Draft, Store
 from preceptor.core.config import decode, digest, encode
-from preceptor.core.errors import DataError
+from preceptor.core.errors import ConfigError, DataError
 from preceptor.core.interrupt import Stop
 from preceptor.core.progress import say
 from preceptor.core.seeds import derive
@@ -32,6 +32,7 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from preceptor.recipes.translation import Translator
     from preceptor.train.pretrain import TrainingResult
+    from preceptor.train.rate_finder import Note, RangeTest, RateSweep
 
 FORMAT = 3
 """Counted up when a stage changes what it makes from the same settings, so that older artifacts are not reused."""
@@ -274,6 +275,48 @@ class Pipeline:
             _take(result, draft)
 
         return self._stage("finetune", "adapter", settings, parents, make)
+
+    def range_test(self, stage: str, sweep: "RateSweep", note: "Note") -> "RangeTest":
+        """The learning-rate range test of "pretrain" or "finetune"; it leaves nothing but what the stage starts from.
+
+        Raises:
+            ConfigError: the recipe names no examples to fine-tune on.
+        """
+        from preceptor.train.rate_finder import finetuning_range_test, pretraining_range_test
+
+        if stage == "finetune":
+            if not self.run.finetuning.examples:
+                raise ConfigError(
+                    "finetuning.examples is empty: there is nothing to fine-tune on",
+                    path="finetuning.examples",
+                    remedy="name a file of examples, or leave out --stage finetune",
+                )
+            base, tokenizer = self.checkpoint(), Tokenizer.load(self.tokenizer().path)
+            examples, _ = self.examples()
+            return finetuning_range_test(
+                base=base.path,
+                config=self.run.finetuning,
+                train=examples,
+                tokenizer=tokenizer,
+                seed=self.run.seed,
+                sweep=sweep,
+                stop=self.stop,
+                note=note,
+            )
+        tokens, tokenizer, start = self.tokens(), Tokenizer.load(self.tokenizer().path), self.base()
+        model_config = self.run.model if start is None else decode(Run, {"model": start.facts["model"]}).model
+        return pretraining_range_test(
+            model_config=model_config,
+            config=self.run.pretraining,
+            train=stream.TokenStream.open(tokens.path, "train", tokenizer),
+            tokenizer=tokenizer,
+            seed=self.run.seed,
+            blending=self._blending(),
+            base=None if start is None else start.path,
+            sweep=sweep,
+            stop=self.stop,
+            note=note,
+        )
 
     def evaluation(self) -> Artifact:
         """The scores."""

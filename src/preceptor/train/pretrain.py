@@ -86,7 +86,7 @@ def pretrain(
     """
     keep_freed_memory()
     model_config = resolve_model(model_config, config, tokenizer)
-    model, started = _starting_model(model_config, config, train, tokenizer, seed, base)
+    model, started = starting_model(model_config, config, train, tokenizer, seed, base)
     order = pretraining_order(train, config, tokenizer, seed, blending, model_config)
     check = objective_for(
         config.objective, validation, config.context_length, tokenizer, derive(seed, "validation"), model_config
@@ -95,7 +95,7 @@ def pretrain(
     result = train_model(
         config=config,
         model=model,
-        batches=_with_noise(order.batches, config, tokenizer),
+        batches=with_noise(order.batches, config, tokenizer),
         validation=check,
         num_steps=order.num_steps,
         checkpoints=checkpoints_of(config, checkpoints, run_key),
@@ -124,7 +124,7 @@ def _counts(model: LanguageModel, order: Order) -> dict[str, Any]:
     }
 
 
-def _starting_model(
+def starting_model(
     model_config: ModelConfig,
     config: PretrainingConfig,
     train: TokenStream,
@@ -150,7 +150,7 @@ def _starting_model(
     return model, {"word_vectors": coverage.to_json()}
 
 
-def _with_noise(batches: Batches, config: PretrainingConfig, tokenizer: Tokenizer) -> Batches:
+def with_noise(batches: Batches, config: PretrainingConfig, tokenizer: Tokenizer) -> Batches:
     """The batches with the noise that the settings ask for, if they ask for any."""
     if not config.noise.is_on:
         return batches
@@ -191,7 +191,7 @@ def train_model(
 ) -> TrainingResult:
     """The result of training a built model to its end, from its newest checkpoint where there is one."""
     engine = prepared(model, config, num_steps)
-    optimizer = Optimizer(engine.parameters, config.optimizer, _scales(engine, config))
+    optimizer = Optimizer(engine.parameters, config.optimizer, width_scales(engine, config))
     average = WeightAverage(config.averaging, engine.parameters)
     state = checkpoints.resume(engine, optimizer, average)
     resumed_cost = state.cost
@@ -241,7 +241,7 @@ def train_model(
     return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost)
 
 
-def _scales(engine: Engine, config: TrainingConfig) -> dict[str, float]:
+def width_scales(engine: Engine, config: TrainingConfig) -> dict[str, float]:
     """What the learning rate of each weight is multiplied by, for the width of the model.
 
     Raises:

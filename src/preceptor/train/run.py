@@ -13,6 +13,7 @@ from preceptor.objectives.objective_config import ObjectiveConfig
 from preceptor.train.guard_config import GuardConfig
 from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
 from preceptor.train.precision_config import PrecisionConfig
+from preceptor.train.warmup_config import BatchWarmupConfig, ContextWarmupConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +108,10 @@ class PretrainingConfig(TrainingConfig):
     """Noise on what the model reads while it trains."""
     word_vectors: WordVectorsConfig = field(default_factory=WordVectorsConfig)
     """Word vectors from which the embedding starts."""
+    batch_warmup: BatchWarmupConfig = field(default_factory=BatchWarmupConfig)
+    """Smaller steps at the beginning."""
+    context_warmup: ContextWarmupConfig = field(default_factory=ContextWarmupConfig)
+    """Shorter rows at the beginning; for causal and masked objectives."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
