@@ -26,6 +26,7 @@ from preceptor.objectives.spans import SpanObjective
 from preceptor.parallel.engine import Engine, place
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
+from preceptor.train.activations import saving_activations
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.averaging import WeightAverage
 from preceptor.train.blend import Order, pretraining_order
@@ -186,7 +187,8 @@ def train_model(
     label: str,
 ) -> TrainingResult:
     """The result of training a placed model to its last step, from its newest checkpoint where there is one."""
-    optimizer = Optimizer(engine.parameters, config.optimizer, _scales(engine, config))
+    scales = _scales(engine, config)
+    optimizer = Optimizer(engine.parameters, config.optimizer, scales, config.memory, checkpoints.folder)
     average = WeightAverage(config.averaging, engine.parameters)
     state = checkpoints.resume(engine, optimizer, average)
     resumed_cost = state.cost
@@ -205,7 +207,10 @@ def train_model(
         state.cost = read_cost()
         checkpoints.save(engine, optimizer, state, average)
 
-    with Progress(label, total=num_steps, unit="steps") as progress:
+    with (
+        saving_activations(engine.model, config.memory, checkpoints.folder),
+        Progress(label, total=num_steps, unit="steps") as progress,
+    ):
         progress.advance(state.step)
         hooks = (MetricsLog(metrics, state.step), report_progress(progress))
         state = fit(

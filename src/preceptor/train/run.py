@@ -9,6 +9,7 @@ from preceptor.models.config import ModelConfig
 from preceptor.models.word_vectors_config import WordVectorsConfig
 from preceptor.objectives.noise_config import InputNoiseConfig
 from preceptor.objectives.objective_config import ObjectiveConfig
+from preceptor.train.memory_config import MemoryConfig
 from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
 
 
@@ -36,6 +37,8 @@ class TrainingConfig:
     """An average of the weights on the way."""
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     """When to stop before the end."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    """What is kept in memory while the model trains, and where."""
     validation_every_steps: int = 25
     """How often the validation loss is taken; it is always taken at the end."""
     validation_tokens: int = 16384
@@ -47,6 +50,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse batches that are not whole rows, and counts below one."""
+        self.memory.require(self.optimizer)
         for name in (
             "context_length",
             "validation_every_steps",
