@@ -14,9 +14,11 @@ from preceptor.parallel.engine import place
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.train.blend import make_batches
 from preceptor.train.checkpoint import Checkpoints
-from preceptor.train.loop import TrainState, Validation, fit
+from preceptor.train.length import Length
+from preceptor.train.loop import fit
 from preceptor.train.optim import Optimizer
 from preceptor.train.run import PretrainingConfig
+from preceptor.train.state import TrainState, Validation
 from preceptor.train.warmup_config import BatchWarmupConfig, ContextWarmupConfig
 
 MODEL = DecoderConfig(
@@ -62,7 +64,7 @@ def trained(engine, optimizer, batches, state, save=lambda state: None, config=C
         optimizer,
         batches,
         state,
-        num_steps=NUM_STEPS,
+        length=Length.of_steps(NUM_STEPS),
         validate=lambda: Validation(1.0, 0.5),
         save=save,
         stop=NeverStops(),

@@ -26,6 +26,7 @@ from preceptor.objectives.spans import SpanObjective
 from preceptor.parallel.engine import Engine
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
+from preceptor.train.activations import saving_activations
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.averaging import WeightAverage
 from preceptor.train.blend import Order, pretraining_order
@@ -191,15 +192,13 @@ def train_model(
 ) -> TrainingResult:
     """The result of training a built model to its end, from its newest checkpoint where there is one."""
     engine = prepared(model, config, num_steps)
-    optimizer = Optimizer(engine.parameters, config.optimizer, width_scales(engine, config))
+    scales = width_scales(engine, config)
+    optimizer = Optimizer(engine.parameters, config.optimizer, scales, config.memory, checkpoints.folder)
     average = WeightAverage(config.averaging, engine.parameters)
     state = checkpoints.resume(engine, optimizer, average)
     resumed_cost = state.cost
     if state.step:
         say(f"{label}: going on from step {state.step} of {num_steps}")
-    if not config.micro_batch_tokens and not state.rows_per_microbatch:
-        state.rows_per_microbatch = rows_that_fit(engine, batches)
-
     rows = validation_rows(validation, config, batches.seed)
 
     def validate() -> Validation:
@@ -213,8 +212,13 @@ def train_model(
         checkpoints.save(engine, optimizer, state, average)
 
     length = length_of(config, num_steps, lambda: joules_of(read_cost()) + joules_of(resumed_cost))
-    with Progress(label, total=num_steps, unit="steps") as progress:
+    with (
+        saving_activations(engine.model, config.memory, checkpoints.folder),
+        Progress(label, total=num_steps, unit="steps") as progress,
+    ):
         progress.advance(state.step)
+        if not config.micro_batch_tokens and not state.rows_per_microbatch:
+            state.rows_per_microbatch = rows_that_fit(engine, batches)
         hooks = (MetricsLog(metrics, state.step), report_progress(progress))
         try:
             state = fit(
