@@ -77,6 +77,23 @@ def _remove_if_dead(path: Path) -> bool:
         lock.close()
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a crash at any moment leaves it whole or under a draft's name, which is swept later.
+
+    Raises:
+        OutputError: it cannot be taken away, and is still whole.
+    """
+    with output_errors(path):
+        aside = path.with_name(draft_name(path.name))
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return
+        # Were the old name to come back after a power cut, it would name what is half removed.
+        sync_folder(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a whole file so that a crash at any moment leaves the old content or the new one.
 
