@@ -7,7 +7,7 @@ from pathlib import Path
 from preceptor.core.drafts import write_file
 from preceptor.core.errors import OutputError
 from preceptor.core.progress import Progress, say
-from preceptor.train.loop import Hook, StepRecord
+from preceptor.train.state import Hook, StepRecord
 
 
 def report_progress(progress: Progress, smoothing: float = 0.9) -> Hook:
