@@ -92,11 +92,11 @@ def test_exchange_says_where_it_cannot(tmp_path: Path, monkeypatch: pytest.Monke
     assert not exchange(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_folder_is_removed_whole_and_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+def test_a_folder_is_removed_whole_and_what_is_not_there_is_gone(tmp_path: Path) -> None:
     (tmp_path / "old" / "deep").mkdir(parents=True)
     (tmp_path / "old" / "deep" / "x").write_text("x")
-    remove_folder(tmp_path / "old")
-    remove_folder(tmp_path / "old")
+    assert remove_folder(tmp_path / "old")
+    assert remove_folder(tmp_path / "old")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -107,6 +107,5 @@ def test_a_folder_that_cannot_be_taken_away_stays_whole(tmp_path: Path, monkeypa
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(os, "rename", fail)
-    with pytest.raises(OutputError, match="Read-only"):
-        remove_folder(tmp_path / "old")
+    assert not remove_folder(tmp_path / "old")
     assert (tmp_path / "old").is_dir()

@@ -14,6 +14,7 @@ DAY = 86_400
 # Where the time of day is looked at, and why that may be.
 TOLD = {
     "core/artifact.py",  # when an artifact was made, which is no part of its identity
+    "train/events.py",  # when something out of the ordinary was logged
     "train/hooks.py",  # when a step was logged
 }
 

