@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,17 +78,23 @@ class Nursery:
         trainee = self.start(folder, notes, **arguments)
         return trainee.wait(), trainee.said()
 
-    def run_traced(self, folder: Path, notes: Path, *rules: str, **arguments: Any) -> tuple[int | str, str]:
-        """How a training ended under rules of strace, whose log goes to the notes, and what it told."""
+    @contextmanager
+    def traced(self, folder: Path, notes: Path, *rules: str, **arguments: Any) -> Iterator[Trainee]:
+        """A training under rules of strace, whose log goes to the notes."""
         trainee = self.start(folder, notes, traced=True, **arguments)
         command = ["strace", "-f", "-qq", "-p", str(trainee.pid), "-o", str(notes / "calls")]
         for rule in rules:
             command += ["-e", rule]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
             try:
-                return trainee.wait(), trainee.said()
+                yield trainee
             finally:
                 tracer.send_signal(signal.SIGTERM)
+
+    def run_traced(self, folder: Path, notes: Path, *rules: str, **arguments: Any) -> tuple[int | str, str]:
+        """How a training ended under rules of strace, and what it told."""
+        with self.traced(folder, notes, *rules, **arguments) as trainee:
+            return trainee.wait(), trainee.said()
 
     def close(self) -> None:
         """End it."""
