@@ -91,7 +91,7 @@ def train(config, engine, optimizer, batches, state, num_steps, save=lambda stat
         optimizer,
         batches,
         state,
-        length=Length.of_steps(num_steps),
+        length=more.pop("length", Length.of_steps(max(1, num_steps))),
         validate=more.pop("validate", lambda: Validation(1.0, 0.5)),
         save=save,
         stop=stop or Stop(),
