@@ -4,6 +4,8 @@ import json
 import time
 from pathlib import Path
 
+from preceptor.core.drafts import write_file
+from preceptor.core.errors import OutputError
 from preceptor.core.progress import Progress, say
 from preceptor.train.state import Hook, StepRecord
 
@@ -65,8 +67,8 @@ class MetricsLog:
 
     def _rewrite(self) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
-        except OSError as error:
-            say(f"warning: {self.path} cannot be written ({error.strerror}); training goes on")
+            # Whole or not at all: a kill in the middle of it must not take what earlier sessions have measured.
+            write_file(self.path, "".join(f"{line}\n" for line in self.lines))
+        except OutputError as error:
+            say(f"warning: {error.message}; training goes on")
             self.warned = True
