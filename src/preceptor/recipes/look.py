@@ -2,7 +2,10 @@
 
 from typing import Any
 
-INK, ACCENT, SECOND, GRID = "#4b5563", "#2563eb", "#d97706", "#9ca3af"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4b5563")
+"""Colours that people who are blind to some can tell apart. Source: Okabe and Ito 2008; their black is our ink."""
+ACCENT, SECOND, *_, INK = PALETTE
+GRID = "#9ca3af"
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "preceptor",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from preceptor.core.artifact import Artifact, Draft, Store
 from preceptor.core.config import decode, digest, encode
-from preceptor.core.errors import DataError
+from preceptor.core.errors import DataError, OutputError
 from preceptor.core.interrupt import Stop
 from preceptor.core.progress import say
 from preceptor.core.seeds import derive
@@ -17,12 +17,14 @@ from preceptor.data.examples import Example, read_examples, split_examples
 from preceptor.data.mixture import Blending
 from preceptor.data.shards import SPLITS
 from preceptor.data.withdrawal import withdrawn
+from preceptor.footprint.live import LiveMeter
 from preceptor.footprint.meter import Meter, Reading, measure
 from preceptor.models.config import ModelConfig
 from preceptor.recipes import base_model, inputs, python_docs
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import Run
 from preceptor.recipes.seen import Order
+from preceptor.recipes.stage_notes import StageNote, read_notes, write_notes
 from preceptor.recipes.taint import require_sound
 from preceptor.tokenizer import stream, training
 from preceptor.tokenizer.config import TokenizerConfig
@@ -59,11 +61,13 @@ class Pipeline:
     stop: Stop
     rows: list[StageRow] = field(default_factory=list)
     _made: dict[str, Artifact] = field(default_factory=dict)
+    _noted: dict[str, StageNote] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Open the store and clear away what killed runs have left."""
         self.store = Store(self.out / "artifacts")
         self.store.sweep()
+        self._noted = read_notes(self.out, encode(self.run))
 
     def corpus(self) -> Artifact:
         """The corpus.
@@ -176,7 +180,7 @@ class Pipeline:
         tokens, tokenizer, base = self.tokens(), self.tokenizer(), self.base()
         settings = {
             "model": encode(self.run.model) if base is None else base.facts["model"],
-            "pretraining": encode(self.run.pretraining),
+            "pretraining": without_watching(encode(self.run.pretraining)),
             "seed": self.run.seed,
             "blending": encode(self._blending()),
         }
@@ -203,7 +207,7 @@ class Pipeline:
                 seed=self.run.seed,
                 metrics=self.out / "metrics" / f"pretrain-{key[:12]}.jsonl",
                 stop=self.stop,
-                read_cost=lambda: meter.read().facts(),
+                read_cost=LiveMeter(meter),
                 blending=self._blending(),
                 base=None if base is None else base.path,
             )
@@ -211,6 +215,7 @@ class Pipeline:
             draft.notes["settings"] = settings
 
         checkpoint = self._stage("pretrain", "checkpoint", settings, parents, make)
+        self._draw("pretrain", checkpoint)
         # Which step saw which document is found out once, now, and not when somebody asks.
         Order.of(self.out, checkpoint)
         return checkpoint
@@ -241,7 +246,7 @@ class Pipeline:
         base, tokenizer = self.checkpoint(), self.tokenizer()
         parents = {"checkpoint": base, "tokenizer": tokenizer}
         settings = {
-            "finetuning": encode(self.run.finetuning),
+            "finetuning": without_watching(encode(self.run.finetuning)),
             "seed": self.run.seed,
             "inputs": inputs.of_examples(self.run.finetuning.examples),
         }
@@ -264,11 +269,22 @@ class Pipeline:
                 seed=self.run.seed,
                 metrics=self.out / "metrics" / f"finetune-{key[:12]}.jsonl",
                 stop=self.stop,
-                read_cost=lambda: meter.read().facts(),
+                read_cost=LiveMeter(meter),
             )
             _take(result, draft)
 
-        return self._stage("finetune", "adapter", settings, parents, make)
+        adapter = self._stage("finetune", "adapter", settings, parents, make)
+        self._draw("finetune", adapter)
+        return adapter
+
+    def _draw(self, stage: str, artifact: Artifact) -> None:
+        """Draw the curves of a training stage; that a disk is full is told, and costs the plot alone."""
+        from preceptor.recipes.curves import keep_curves
+
+        try:
+            keep_curves(self.out, stage, artifact)
+        except OutputError as error:
+            say(f"warning: {error}")
 
     def evaluation(self) -> Artifact:
         """The scores."""
@@ -310,6 +326,7 @@ class Pipeline:
             return self._made[stage]
         self.stop.check()
         key = self._key(stage, settings, parents)
+        self._note(stage, key, "")
         artifact = self.store.find(kind, key)
         require_sound(self.out, [artifact])
         reused = artifact is not None
@@ -322,10 +339,16 @@ class Pipeline:
                 draft.notes["cost"] = reading.add(earlier).facts()
             artifact = draft.artifact
             self._forget_checkpoints(stage, key)
+        self._note(stage, key, artifact.id)
         say(f"{stage}: {'exists' if reused else 'made'}, {kind} {artifact.path.name}")
         self._made[stage] = artifact
         self.rows.append(StageRow(stage, artifact, reused))
         return artifact
+
+    def _note(self, stage: str, key: str, artifact_id: str) -> None:
+        """Write down what the run of this folder is made of, for those who look at it while it goes on or later."""
+        self._noted[stage] = StageNote(key, artifact_id)
+        write_notes(self.out, encode(self.run), self._noted)
 
     def _key(self, stage: str, settings: Mapping[str, Any], parents: Mapping[str, Artifact]) -> str:
         ids = {role: parent.id for role, parent in parents.items()}
@@ -341,6 +364,11 @@ class Pipeline:
         """The states on the way to an artifact that now stands are of no further use."""
         shutil.rmtree(self._checkpoints(stage, key), ignore_errors=True)
         shutil.rmtree(self._work(stage, key), ignore_errors=True)
+
+
+def without_watching(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training stage that decide what it makes: not who is told of its steps."""
+    return {name: value for name, value in settings.items() if name != "tracking"}
 
 
 def _take(result: "TrainingResult", draft: Draft) -> None:

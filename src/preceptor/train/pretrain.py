@@ -10,7 +10,7 @@ import torch
 
 from preceptor.core.artifact import Draft
 from preceptor.core.errors import ConfigError, output_errors
-from preceptor.core.progress import Progress, say
+from preceptor.core.progress import say
 from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Blending
 from preceptor.models.config import ModelConfig
@@ -30,10 +30,10 @@ from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.averaging import WeightAverage
 from preceptor.train.blend import Order, pretraining_order
 from preceptor.train.checkpoint import Checkpoints
-from preceptor.train.hooks import MetricsLog, report_progress
 from preceptor.train.loop import StopRequest, TrainState, Validation, fit
 from preceptor.train.optim import Optimizer, freeze
 from preceptor.train.run import PretrainingConfig, TrainingConfig, require_context
+from preceptor.train.watch import watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +205,7 @@ def train_model(
         state.cost = read_cost()
         checkpoints.save(engine, optimizer, state, average)
 
-    with Progress(label, total=num_steps, unit="steps") as progress:
-        progress.advance(state.step)
-        hooks = (MetricsLog(metrics, state.step), report_progress(progress))
+    with watch(label, config, engine, batches, state, num_steps, metrics, read_cost) as hooks:
         state = fit(
             config,
             engine,

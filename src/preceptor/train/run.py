@@ -10,6 +10,7 @@ from preceptor.models.word_vectors_config import WordVectorsConfig
 from preceptor.objectives.noise_config import InputNoiseConfig
 from preceptor.objectives.objective_config import ObjectiveConfig
 from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
+from preceptor.train.tracking_config import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +45,8 @@ class TrainingConfig:
     """How often the whole state is saved, so that a killed run goes on from there."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay on disk."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Who is told of every step, beside the metrics file and the screen."""
 
     def __post_init__(self) -> None:
         """Refuse batches that are not whole rows, and counts below one."""
