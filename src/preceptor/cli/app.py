@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from preceptor import __version__
+from preceptor.cli.compare import compare
 from preceptor.cli.data import data
 from preceptor.cli.models import chat, generate, model
 from preceptor.cli.recipes import recipes
@@ -73,7 +74,7 @@ def cli(context: click.Context, debug: bool) -> None:
     context.obj = {"debug": debug}
 
 
-for command in (run, data, tokenizer, pretrain, finetune, evaluate, report, generate, chat, model, recipes):
+for command in (run, data, tokenizer, pretrain, finetune, evaluate, report, compare, generate, chat, model, recipes):
     cli.add_command(command)
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -127,12 +127,13 @@ class MLflow:
         # Its own switches for what it would otherwise report of its use.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("DO_NOT_TRACK", "true")
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         with _quiet():
             from mlflow.entities import Metric
             from mlflow.tracking import MlflowClient
 
+            # Importing it sets these levels, so it comes first.
+            for name in ("mlflow", "alembic"):
+                logging.getLogger(name).setLevel(logging.WARNING)
             stage.folder.mkdir(parents=True, exist_ok=True)
             self._metric = Metric
             here = stage.folder.resolve()
@@ -185,6 +186,11 @@ class Trackio:
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
+        with suppress(ImportError, AttributeError):
+            # trackio would end the run once more when Python ends, in words among our own output.
+            from trackio import context_vars
+
+            context_vars.current_run.set(None)
 
     def log(self, step: int, measures: Mapping[str, float]) -> None:
         """Take the measures of a step."""
@@ -192,7 +198,8 @@ class Trackio:
 
     def close(self) -> None:
         """End the run."""
-        self._run.finish()
+        with _quiet():
+            self._run.finish()
 
 
 _TRACKERS: Mapping[str, Callable[[TrackingConfig, Stage], Tracker]] = {
@@ -308,7 +315,7 @@ def _flat(settings: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, A
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings and greetings of a library that starts."""
+    """Without the warnings and the greetings of a library."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
