@@ -1,7 +1,7 @@
 """Those who are told of every step: TensorBoard files, and Weights & Biases, MLflow and trackio where they are named.
 
-None of them can stop the training: one that fails is told of once and dropped. Those of other projects, which may wait
-for a database or a network, are told by a thread of their own.
+None of them can stop the training or keep it waiting: each is told by a thread of its own, and one that fails is told
+of once and dropped.
 """
 
 import io
@@ -282,7 +282,7 @@ def open_trackers(config: TrackingConfig, stage: Stage) -> Iterator[list[Tracker
         except Exception as error:  # as above
             _say_dropped(name, error)
             continue
-        opened.append(tracker if name == "tensorboard" else Aside(tracker))
+        opened.append(Aside(tracker))
     try:
         yield opened
     finally:
