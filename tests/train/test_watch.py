@@ -5,6 +5,7 @@ import struct
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from preceptor.models.step_flops import StepFlops
 from preceptor.objectives.batch import Batches
 from preceptor.objectives.packing import collate_rows, plan_rows
 from preceptor.parallel.engine import place
+from preceptor.train import watch as watching
 from preceptor.train.hooks import Board, MetricsLog, StepMeter, Watcher, Workload
 from preceptor.train.loop import StepRecord, TrainState
 from preceptor.train.run import PretrainingConfig
@@ -264,6 +266,20 @@ def test_trackers_get_numbers_alone():
         "loss": 1.0,
         "rate": 0.5,
     }
+
+
+def test_a_peak_that_cannot_be_measured_costs_its_figure_alone(monkeypatch, capsys):
+    def full(*given):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(watching, "reached_flops", full)
+    assert watching._peak_flops(torch.ones(1)) is None
+    assert "the share of the peak is not shown" in capsys.readouterr().err
+    with Progress("pretrain", 1, "steps") as progress:
+        measures = StepMeter(replace(WORKLOAD, peak_flops=None), 0, lambda: None)(record(1), 0.5)
+        Board(progress, 0, 1).show(record(1), measures)
+    assert measures.keys() == {"tokens_per_second", "memory_bytes"}
+    assert "128 tokens/s · " in capsys.readouterr().err
 
 
 class Rows:

@@ -30,8 +30,8 @@ class Workload:
     row_tokens: int
     """All that are read, whether they are supervised or not, padding too; of an encoder-decoder on both sides."""
     flops: StepFlops
-    peak_flops: float
-    """What the device reaches at best, in operations per second."""
+    peak_flops: float | None
+    """What the device reaches at best, in operations per second; None where that is not known."""
     device: torch.device
 
 
@@ -54,9 +54,10 @@ class StepMeter:
         if record.validation_loss is None or not self._had_plain_step:
             self._had_plain_step |= record.validation_loss is None
             rows, seconds = self._workload.rows, max(seconds, 1e-9)
-            reached = self._workload.flops.step(rows, supervised) / seconds
             measures["tokens_per_second"] = round(rows * self._workload.row_tokens / seconds, 1)
-            measures["share_of_peak"] = round(reached / self._workload.peak_flops, 8)
+            if peak := self._workload.peak_flops:
+                reached = self._workload.flops.step(rows, supervised) / seconds
+                measures["share_of_peak"] = round(reached / peak, 8)
         measures["memory_bytes"] = self._memory_bytes()
         if self._workload.device.type == "cuda":
             measures["accelerator_memory_bytes"] = torch.cuda.max_memory_allocated(self._workload.device)
@@ -105,11 +106,10 @@ class Board:
         memory = human_bytes(measures["memory_bytes"])
         if "accelerator_memory_bytes" in measures:
             memory += f" + {human_bytes(measures['accelerator_memory_bytes'])} on the device"
-        figures = [
-            f"{self._smooth['tokens_per_second']:,.0f} tokens/s",
-            f"{100 * self._smooth['share_of_peak']:.0f} % of peak",
-            memory,
-        ]
+        figures = [f"{self._smooth['tokens_per_second']:,.0f} tokens/s"]
+        if "share_of_peak" in self._smooth:
+            figures.append(f"{100 * self._smooth['share_of_peak']:.0f} % of peak")
+        figures.append(memory)
         if "joules" in measures:
             figures.append(human_joules(measures["joules"]))
         if left := self._num_steps - record.step:

@@ -5,8 +5,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from preceptor.core.canonical import plain
-from preceptor.core.progress import Progress
+from preceptor.core.progress import Progress, say
 from preceptor.footprint.live import LiveMeter
 from preceptor.footprint.peak import reached_flops
 from preceptor.models.language_model import LanguageModel
@@ -59,11 +61,20 @@ def _workload(engine: Engine, batches: Batches) -> Workload:
     inputs = batches.objective.collate([0]).inputs
     source = 0 if inputs.source is None else inputs.source.tokens_BT.shape[1]
     tokens = inputs.tokens_BT.shape[1]
-    weight = next(engine.model.parameters())
+    weight = next(each for each in engine.model.parameters() if each.is_floating_point())
     return Workload(
         rows=batches.rows_per_step,
         row_tokens=tokens + source,
         flops=step_flops(cast(LanguageModel, engine.model), tokens, source),
-        peak_flops=reached_flops(weight.device, weight.dtype),
+        peak_flops=_peak_flops(weight),
         device=weight.device,
     )
+
+
+def _peak_flops(weight: torch.Tensor) -> float | None:
+    """What the device of a weight reaches at best with numbers of its type; None where that cannot be measured."""
+    try:
+        return reached_flops(weight.device, weight.dtype)
+    except RuntimeError as error:  # such as too little memory left on the device; knowing is not worth the training
+        say(f"warning: the share of the peak is not shown, as the peak cannot be measured: {error}")
+        return None
