@@ -65,7 +65,7 @@ def train(run: Run, folder: Path, steps: int, target: float | None = None) -> Ou
     seconds, loss, step = 0.0, float("inf"), 0
     while step < steps:
         started = time.perf_counter()
-        _, _, count = engine.forward_backward(train_side, batches.at(step))
+        count = engine.forward_backward(train_side, batches.at(step)).tokens
         engine.scale_and_clip(1 / count, config.max_grad_norm)
         optimizer.step(learning_rate_factor(config.schedule, step, steps))
         engine.clear_gradients()

@@ -75,7 +75,7 @@ def ours(steps: int) -> dict[str, float]:
     batches = Batches(RandomTokens(), 0, ROWS, ROWS)
     marks = []
     for step in range(WARMUP_STEPS + steps):
-        _, _, tokens = engine.forward_backward(batches.objective, batches.at(step))
+        tokens = engine.forward_backward(batches.objective, batches.at(step)).tokens
         engine.scale_and_clip(1 / tokens, 1.0)
         optimizer.step(1.0)
         engine.clear_gradients()

@@ -18,10 +18,12 @@ from preceptor.objectives.batch import Batches
 from preceptor.objectives.causal import CausalObjective
 from preceptor.parallel.engine import place
 from preceptor.tokenizer.stream import TokenStream
-from preceptor.train.loop import TrainState, Validation, fit
+from preceptor.train.length import Length
+from preceptor.train.loop import fit
 from preceptor.train.optim import Optimizer
 from preceptor.train.optim_config import OptimizerConfig
 from preceptor.train.run import TrainingConfig
+from preceptor.train.state import TrainState, Validation
 
 GOLDEN = Path(__file__).with_name("losses.json")
 STEPS = 20
@@ -83,7 +85,7 @@ def losses(name: str) -> list[float]:
         Optimizer(engine.parameters, optimizer),
         batches,
         TrainState(),
-        num_steps=STEPS,
+        length=Length.of_steps(STEPS),
         validate=lambda: Validation(0.0, 0.0),
         save=lambda state: None,
         stop=NeverStops(),

@@ -1,99 +1,22 @@
 """The loop: one update whatever the micro-batches, guards, exact resume, retention."""
 
 import json
-import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from toy_training import CONFIG, MODEL, Stop, parts, train
 
-from preceptor.core.errors import ArtifactError, Interrupted, TrainingError
+from preceptor.core.errors import ArtifactError, Interrupted
 from preceptor.models.decoder import build
-from preceptor.models.decoder_config import DecoderConfig
 from preceptor.nn.losses import IGNORED
-from preceptor.objectives.batch import Batches, LossSum
-from preceptor.objectives.packing import collate_rows, plan_rows
 from preceptor.parallel.engine import place
 from preceptor.train.averaging import WeightAverage
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.hooks import MetricsLog
-from preceptor.train.loop import StepRecord, TrainState, Validation, fit
 from preceptor.train.optim import Optimizer
-from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
-from preceptor.train.run import TrainingConfig
-
-MODEL = DecoderConfig(
-    vocab_size=40,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=8,
-    max_position_embeddings=16,
-    dropout=0.1,
-)
-CONFIG = TrainingConfig(
-    context_length=16,
-    batch_tokens=64,
-    micro_batch_tokens=64,
-    validation_every_steps=4,
-    checkpoint_every_steps=3,
-    schedule=ScheduleConfig(warmup_steps=2),
-)
-
-
-class Toy:
-    """A packed stream of small documents, some of whose tokens are not supervised."""
-
-    def __init__(self, poison: set[int] | None = None):
-        generator = np.random.default_rng(0)
-        lengths = generator.integers(2, 20, 40)
-        self.tokens = generator.integers(1, 40, lengths.sum()).astype(np.uint32)
-        self.supervised = generator.random(self.tokens.size) < 0.7
-        self.plan = plan_rows(np.cumsum([0, *lengths]).astype(np.int64), 16)
-        self.num_rows = self.plan.num_rows
-        self.poison, self.calls = poison or set(), 0
-
-    def collate(self, rows, samples=None):
-        return collate_rows(self.plan, rows, self.tokens, 0, self.supervised)
-
-    def loss(self, model, batch):
-        self.calls += 1
-        total, correct, count = model.loss_sum(batch.inputs, batch.labels_BT)
-        return LossSum(total * float("nan") if self.calls in self.poison else total, correct, count)
-
-
-@dataclass
-class Stop:
-    requested: bool = False
-
-    def check(self):
-        if self.requested:
-            raise Interrupted(signal.SIGTERM)
-
-
-def parts(config=CONFIG, objective=None, dropout=0.1):
-    engine = place(build(replace(MODEL, dropout=dropout), torch.Generator().manual_seed(0)))
-    rows = config.batch_tokens // 16
-    batches = Batches(objective or Toy(), 7, rows, config.micro_batch_tokens // 16)
-    return engine, Optimizer(engine.parameters, config.optimizer), batches
-
-
-def train(config, engine, optimizer, batches, state, num_steps, save=lambda state: None, hooks=(), stop=None):
-    return fit(
-        config,
-        engine,
-        optimizer,
-        batches,
-        state,
-        num_steps=num_steps,
-        validate=lambda: Validation(1.0, 0.5),
-        save=save,
-        hooks=hooks,
-        stop=stop or Stop(),
-    )
+from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig
+from preceptor.train.state import StepRecord, TrainState, Validation
 
 
 def supervised_tokens(batch):
@@ -109,7 +32,7 @@ def test_micro_batches_of_uneven_counts_give_the_same_gradient(micro):
     for size in (64, micro):
         engine, _, batches = parts(replace(CONFIG, micro_batch_tokens=size), dropout=0.0)
         engine.model.double()
-        _, _, tokens = engine.forward_backward(batches.objective, batches.at(step))
+        tokens = engine.forward_backward(batches.objective, batches.at(step)).tokens
         engine.scale_and_clip(1 / tokens, None)
         gradients.append([gradient.clone() for gradient in engine.gradients()])
     for whole, summed in zip(*gradients, strict=True):
@@ -182,29 +105,6 @@ def test_stopping_and_going_on_is_bit_identical(tmp_path, kind, interrupted_at):
     ours, theirs = optimizer.state_tensors(), second_optimizer.state_tensors()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert resumed.curve == straight.curve
-
-
-def test_a_step_that_is_not_finite_never_reaches_the_weights():
-    objective = Toy(poison={2})
-    engine, optimizer, batches = parts(objective=objective)
-    before = {}
-
-    def remember(record, _):
-        if record.step == 1:
-            before.update({name: p.detach().clone() for name, p in engine.parameters.items()})
-        if record.step == 2:
-            assert record.skipped
-            assert all(torch.equal(before[name], p) for name, p in engine.parameters.items())
-
-    state = train(CONFIG, engine, optimizer, batches, TrainState(), 4, hooks=[remember])
-    assert [bool(record.get("skipped")) for record in state.curve] == [False, True, False, False]
-
-
-def test_three_steps_in_a_row_that_are_not_finite_stop_the_run():
-    engine, optimizer, batches = parts(objective=Toy(poison={3, 4, 5}))
-    with pytest.raises(TrainingError, match="step 5"):
-        train(CONFIG, engine, optimizer, batches, TrainState(), 10)
-    assert all(torch.isfinite(p).all() for p in engine.parameters.values())
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, capsys):
@@ -286,13 +186,13 @@ def train_with(config, checkpoints, validate, num_steps=40, stop_at=0):
     def interrupt(record, _):
         stop.requested = record.step == stop_at
 
-    state = fit(
+    state = train(
         config,
         engine,
         optimizer,
         batches,
         state,
-        num_steps=num_steps,
+        num_steps,
         validate=validate,
         save=lambda state: checkpoints.save(engine, optimizer, state, average),
         keep_best=lambda state: checkpoints.keep_best(engine, state.best_step),

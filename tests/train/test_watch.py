@@ -22,8 +22,9 @@ from preceptor.objectives.packing import collate_rows, plan_rows
 from preceptor.parallel.engine import place
 from preceptor.train import watch as watching
 from preceptor.train.hooks import Board, MetricsLog, StepMeter, Watcher, Workload
-from preceptor.train.loop import StepRecord, TrainState
+from preceptor.train.length import Length
 from preceptor.train.run import PretrainingConfig
+from preceptor.train.state import StepRecord, TrainState
 from preceptor.train.trackers import Stage, numbers, open_trackers
 from preceptor.train.tracking_config import TrackingConfig, require_loggers
 from preceptor.train.watch import watch
@@ -55,12 +56,34 @@ def test_where_every_step_validates_the_speed_is_given_all_the_same():
 
 def test_a_log_gets_every_figure_in_one_line(capsys):
     with Progress("pretrain", 10, "steps") as progress:
-        board = Board(progress, 3, 10)
+        board = Board(progress, 3, lambda: 10)
         board.show(record(4, validation=2.25), {"tokens_per_second": 6.4e4, "share_of_peak": 0.5, "memory_bytes": 4e8})
         board.show(record(5), {"memory_bytes": 4.1e8, "joules": 1234.0})
     said = capsys.readouterr().err
     assert "pretrain  5/10 steps  50 %  loss 2.500 · validation 2.250 · learning rate 1.00e-01 · norm 1.50" in said
     assert "64,000 tokens/s · 50 % of peak · 410 MB · 1.2 kJ · 0.0 s left" in said
+
+
+def test_the_number_of_steps_of_a_budget_is_that_of_the_last_estimate(capsys):
+    estimates = iter((8, 8, 20, 20))
+    with Progress("pretrain", None, "steps") as progress:
+        board = Board(progress, 0, lambda: next(estimates))
+        board.show(record(1), {"tokens_per_second": 10.0, "memory_bytes": 4e8})
+        board.show(record(2), {"tokens_per_second": 10.0, "memory_bytes": 4e8})
+    assert "pretrain  2/20 steps  10 %" in capsys.readouterr().err
+
+
+def test_whatever_else_was_measured_at_a_step_is_told_too(tmp_path):
+    told = []
+    watcher = Watcher(
+        StepMeter(WORKLOAD, 0, lambda: None),
+        MetricsLog(tmp_path / "s.jsonl", 0),
+        [SimpleNamespace(log=lambda step, measures: told.append((step, measures)))],
+        SimpleNamespace(show=lambda record, measures: None),
+    )
+    watcher(record(1, measures={"validation_loss.law": 1.5}), 0.5)
+    assert json.loads((tmp_path / "s.jsonl").read_text())["validation_loss.law"] == 1.5
+    assert told[0][0] == 1 and told[0][1]["validation_loss.law"] == 1.5
 
 
 def test_the_metrics_file_has_all_measures_of_a_step(tmp_path):
@@ -273,11 +296,11 @@ def test_a_peak_that_cannot_be_measured_costs_its_figure_alone(monkeypatch, caps
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(watching, "reached_flops", full)
-    assert watching._peak_flops(torch.ones(1)) is None
+    assert watching._peak_flops(SimpleNamespace(device="cpu", dtype=torch.float32)) is None
     assert "the share of the peak is not shown" in capsys.readouterr().err
     with Progress("pretrain", 1, "steps") as progress:
         measures = StepMeter(replace(WORKLOAD, peak_flops=None), 0, lambda: None)(record(1), 0.5)
-        Board(progress, 0, 1).show(record(1), measures)
+        Board(progress, 0, lambda: 1).show(record(1), measures)
     assert measures.keys() == {"tokens_per_second", "memory_bytes"}
     assert "128 tokens/s · " in capsys.readouterr().err
 
@@ -313,7 +336,9 @@ def test_a_stage_is_watched_from_its_first_step_to_its_last(tmp_path, capsys):
     cost = LiveMeter(SimpleNamespace(read=lambda: Reading(joules=5.0)), seconds_between=0.01)
     path = tmp_path / "metrics" / "pretrain-abc.jsonl"
     settings = PretrainingConfig(context_length=8, batch_tokens=16, micro_batch_tokens=16)
-    with watch("pretrain", settings, engine, Batches(Rows(), 0, 2, 2), state, 3, path, cost) as (hook,):
+    with watch("pretrain", settings, engine, Batches(Rows(), 0, 2, 2), state, Length.of_steps(3), path, cost) as (
+        hook,
+    ):
         ended = time.monotonic() + 5
         while not cost.latest.joules and time.monotonic() < ended:
             time.sleep(0.01)
@@ -339,7 +364,7 @@ def test_watching_a_step_costs_next_to_nothing(tmp_path):
             StepMeter(WORKLOAD, 0, lambda: 7.0),
             MetricsLog(tmp_path / "s.jsonl", 0),
             trackers,
-            Board(progress, 0, 500),
+            Board(progress, 0, lambda: 500),
         )
         times = []
         for step in range(1, 301):

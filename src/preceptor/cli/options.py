@@ -31,9 +31,25 @@ OUT_OPTION = click.option(
 )
 
 
+_RESTART = "preceptor.restart"
+
+
+def _remember_restart(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta[_RESTART] = value
+
+
+RESTART_OPTION = click.option(
+    "--restart",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_restart,
+    help="Throw away a training that was stopped and whose settings or data have changed since.",
+)
+
+
 def stage_options(command: Command) -> Command:
     """RECIPE [KEY=VALUE ...] --out DIR, as every stage has them."""
-    return OUT_OPTION(click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")(command))
+    return RESTART_OPTION(OUT_OPTION(click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")(command)))
 
 
 def _parse(words: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -73,7 +89,8 @@ def open_pipeline(words: tuple[str, ...], out: Path, *, of_folder: bool = False)
         from preceptor.recipes.pipeline import Pipeline
         from preceptor.recipes.report import write_run_file
 
-        pipeline = Pipeline(run, out, stop)
+        context = click.get_current_context(silent=True)
+        pipeline = Pipeline(run, out, stop, restart=context is not None and context.meta.get(_RESTART, False))
         write_run_file(run, out)
         try:
             yield pipeline

@@ -22,6 +22,8 @@ class Stop:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._leaves = False
+        self._grace_seconds: float | None = None
+        self._timer: threading.Timer | None = None
 
     @property
     def requested(self) -> bool:
@@ -54,6 +56,22 @@ class Stop:
         finally:
             self._leaves = before
 
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """A block that is left at once if it still runs so many seconds after the first signal."""
+        before, self._grace_seconds = self._grace_seconds, seconds
+        try:
+            yield
+        finally:
+            self._grace_seconds = before
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _run_out(self, number: int) -> None:
+        os.write(2, b"\nSaving took longer than grace_seconds; stopping at once.\n")
+        os.kill(os.getpid(), number)
+
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Take a signal: note the first, end at once on the second."""
         if self.signal is None:
@@ -63,6 +81,10 @@ class Stop:
                 os.write(2, b"\nStopping; what is finished stays. Once more to stop at once.\n")
                 raise _Left
             os.write(2, b"\nStopping after this step and saving; once more to stop at once.\n")
+            if self._grace_seconds is not None:
+                self._timer = threading.Timer(self._grace_seconds, self._run_out, [number])
+                self._timer.daemon = True
+                self._timer.start()
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
         else:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from preceptor.core.units import human_count, human_seconds
 
@@ -98,7 +98,8 @@ class Progress:
 
     def _show(self) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done, amount=self._amount(), text=self.text, rows=self._rows)
+            shown: dict[str, Any] = {"amount": self._amount(), "text": self.text, "rows": self._rows}
+            self._bar.update(self._task, completed=self.done, total=self.total, **shown)
             return
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:

@@ -14,14 +14,14 @@ Flops = NewType("Flops", float)
 Joules = NewType("Joules", float)
 GramsCO2e = NewType("GramsCO2e", float)
 
-DurationKind = Literal["steps", "tokens", "epochs", "seconds"]
+DurationKind = Literal["steps", "tokens", "epochs", "seconds", "joules"]
 
 _DURATION = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([a-z]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """How long to train, in steps, tokens, passes over the data or seconds."""
+    """How long to train, in steps, tokens, passes over the data, seconds or joules."""
 
     kind: DurationKind
     """The unit."""
@@ -42,12 +42,17 @@ class Duration:
         Raises:
             ConfigError: the text is not a number above 0 and a unit.
         """
-        expected = "a number above 0 and a unit: steps, tokens, epochs or seconds, for example '160 steps'"
+        expected = "a number above 0 and a unit: steps, tokens, epochs, seconds or joules, for example '160 steps'"
         matched = _DURATION.fullmatch(text.strip())
         kinds = {name: kind for kind in get_args(DurationKind) for name in (kind, kind.removesuffix("s"))}
         if matched is None or matched[2] not in kinds or not 0 < float(matched[1]) < math.inf:
             raise ConfigError(f"{text!r} is not a duration; expected {expected}", expected=expected)
         return cls(kinds[matched[2]], float(matched[1]))
+
+    @property
+    def is_budget(self) -> bool:
+        """Whether it is used up by what a step costs, which no count of steps can tell beforehand."""
+        return self.kind in ("seconds", "joules")
 
     def __str__(self) -> str:
         name = self.kind.removesuffix("s") if self.amount == 1 else self.kind
@@ -57,7 +62,7 @@ class Duration:
         """The optimizer steps that come nearest to it, at least 1, where a step takes so many tokens and rows.
 
         Raises:
-            ConfigError: it is in seconds, which no count of steps can tell.
+            ConfigError: it is in seconds or joules, which no count of steps can tell.
         """
         match self.kind:
             case "steps":
@@ -66,7 +71,7 @@ class Duration:
                 exact = self.amount / step_tokens
             case "epochs":
                 exact = self.amount * epoch_rows / step_rows
-            case "seconds":
+            case "seconds" | "joules":
                 raise ConfigError(f"{self} cannot be told in steps", remedy="give steps, tokens or epochs")
         return max(1, round(exact))
 

@@ -44,7 +44,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The normalised input, of the same shape."""
         weight = self.weight + 1.0 if self.offset else self.weight
-        return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
+        # Under autocast the results of matrix products have another type than the weight; sums are in float32 anyway.
+        return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), self.eps)
 
 
 class FeedForward(nn.Module):

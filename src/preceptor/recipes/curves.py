@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from preceptor.core.artifact import Artifact
 from preceptor.core.drafts import write_file
+from preceptor.core.errors import OutputError
+from preceptor.core.progress import say
 from preceptor.recipes.look import ACCENT, SECOND, STYLE
 
 PLOTS_FOLDER = "plots"
@@ -24,10 +26,7 @@ _SMOOTHED_FROM = 60
 def keep_curves(out: Path, stage: str, artifact: Artifact) -> str:
     """The curves of what a training stage made, as SVG; plots/ of the run's folder then holds them as SVG and PNG.
 
-    What is there already is not drawn again.
-
-    Raises:
-        OutputError: they cannot be written.
+    What is there already is not drawn again. That a disk is full is told, and costs the plots alone.
     """
     folder = out / PLOTS_FOLDER
     svg, png = folder / f"{stage}.svg", folder / f"{stage}.png"
@@ -37,8 +36,11 @@ def keep_curves(out: Path, stage: str, artifact: Artifact) -> str:
     curve = json.loads(artifact.file("curve.json").read_text(encoding="utf-8"))
     figure = draw_curves(curve, _NAMES[stage])
     text = as_svg(figure, mark)
-    write_file(png, as_png(figure))
-    write_file(svg, text)
+    try:
+        write_file(png, as_png(figure))
+        write_file(svg, text)
+    except OutputError as error:
+        say(f"warning: {error}")
     return _inline(text)
 
 

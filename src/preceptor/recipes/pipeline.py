@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from preceptor.core.artifact import Artifact, Draft, Store
 from preceptor.core.config import decode, digest, encode
-from preceptor.core.errors import DataError, OutputError
+from preceptor.core.errors import DataError
 from preceptor.core.interrupt import Stop
 from preceptor.core.progress import say
 from preceptor.core.seeds import derive
@@ -21,11 +21,12 @@ from preceptor.footprint.live import LiveMeter
 from preceptor.footprint.meter import Meter, Reading, measure
 from preceptor.models.config import ModelConfig
 from preceptor.recipes import base_model, inputs, python_docs
-from preceptor.recipes.folder import newest_model
+from preceptor.recipes.folder import TRAINING_STAGES, newest_model
 from preceptor.recipes.run import Run
 from preceptor.recipes.seen import Order
 from preceptor.recipes.stage_notes import StageNote, read_notes, write_notes
 from preceptor.recipes.taint import require_sound
+from preceptor.recipes.unfinished import claim, deciding
 from preceptor.tokenizer import stream, training
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -59,6 +60,8 @@ class Pipeline:
     run: Run
     out: Path
     stop: Stop
+    restart: bool = False
+    """Whether an unfinished training with other settings or data may be thrown away."""
     rows: list[StageRow] = field(default_factory=list)
     _made: dict[str, Artifact] = field(default_factory=dict)
     _noted: dict[str, StageNote] = field(default_factory=dict)
@@ -180,7 +183,7 @@ class Pipeline:
         tokens, tokenizer, base = self.tokens(), self.tokenizer(), self.base()
         settings = {
             "model": encode(self.run.model) if base is None else base.facts["model"],
-            "pretraining": without_watching(encode(self.run.pretraining)),
+            "pretraining": deciding(encode(self.run.pretraining)),
             "seed": self.run.seed,
             "blending": encode(self._blending()),
         }
@@ -195,27 +198,27 @@ class Pipeline:
 
             loaded = Tokenizer.load(tokenizer.path)
             key = self._key("pretrain", settings, parents)
-            result = pretrain(
-                model_config=model_config,
-                config=self.run.pretraining,
-                train=stream.TokenStream.open(tokens.path, "train", loaded),
-                validation=stream.TokenStream.open(tokens.path, "validation", loaded),
-                tokenizer=loaded,
-                draft=draft,
-                checkpoints=self._checkpoints("pretrain", key),
-                run_key=key,
-                seed=self.run.seed,
-                metrics=self.out / "metrics" / f"pretrain-{key[:12]}.jsonl",
-                stop=self.stop,
-                read_cost=LiveMeter(meter),
-                blending=self._blending(),
-                base=None if base is None else base.path,
-            )
+            with self.stop.within(self.run.pretraining.grace_seconds):
+                result = pretrain(
+                    model_config=model_config,
+                    config=self.run.pretraining,
+                    train=stream.TokenStream.open(tokens.path, "train", loaded),
+                    validation=stream.TokenStream.open(tokens.path, "validation", loaded),
+                    tokenizer=loaded,
+                    draft=draft,
+                    checkpoints=self._claimed("pretrain", key, settings, parents, encode(self.run.pretraining)),
+                    run_key=key,
+                    seed=self.run.seed,
+                    metrics=self.out / "metrics" / f"pretrain-{key[:12]}.jsonl",
+                    stop=self.stop,
+                    read_cost=LiveMeter(meter),
+                    blending=self._blending(),
+                    base=None if base is None else base.path,
+                )
             _take(result, draft)
             draft.notes["settings"] = settings
 
         checkpoint = self._stage("pretrain", "checkpoint", settings, parents, make)
-        self._draw("pretrain", checkpoint)
         # Which step saw which document is found out once, now, and not when somebody asks.
         Order.of(self.out, checkpoint)
         return checkpoint
@@ -246,7 +249,7 @@ class Pipeline:
         base, tokenizer = self.checkpoint(), self.tokenizer()
         parents = {"checkpoint": base, "tokenizer": tokenizer}
         settings = {
-            "finetuning": without_watching(encode(self.run.finetuning)),
+            "finetuning": deciding(encode(self.run.finetuning)),
             "seed": self.run.seed,
             "inputs": inputs.of_examples(self.run.finetuning.examples),
         }
@@ -256,35 +259,25 @@ class Pipeline:
 
             train, held_out = self.examples()
             key = self._key("finetune", settings, parents)
-            result = finetune(
-                base=base.path,
-                base_id=base.id,
-                config=self.run.finetuning,
-                train=train,
-                held_out=held_out,
-                tokenizer=Tokenizer.load(tokenizer.path),
-                draft=draft,
-                checkpoints=self._checkpoints("finetune", key),
-                run_key=key,
-                seed=self.run.seed,
-                metrics=self.out / "metrics" / f"finetune-{key[:12]}.jsonl",
-                stop=self.stop,
-                read_cost=LiveMeter(meter),
-            )
+            with self.stop.within(self.run.finetuning.grace_seconds):
+                result = finetune(
+                    base=base.path,
+                    base_id=base.id,
+                    config=self.run.finetuning,
+                    train=train,
+                    held_out=held_out,
+                    tokenizer=Tokenizer.load(tokenizer.path),
+                    draft=draft,
+                    checkpoints=self._claimed("finetune", key, settings, parents, encode(self.run.finetuning)),
+                    run_key=key,
+                    seed=self.run.seed,
+                    metrics=self.out / "metrics" / f"finetune-{key[:12]}.jsonl",
+                    stop=self.stop,
+                    read_cost=LiveMeter(meter),
+                )
             _take(result, draft)
 
-        adapter = self._stage("finetune", "adapter", settings, parents, make)
-        self._draw("finetune", adapter)
-        return adapter
-
-    def _draw(self, stage: str, artifact: Artifact) -> None:
-        """Draw the curves of a training stage; that a disk is full is told, and costs the plot alone."""
-        from preceptor.recipes.curves import keep_curves
-
-        try:
-            keep_curves(self.out, stage, artifact)
-        except OutputError as error:
-            say(f"warning: {error}")
+        return self._stage("finetune", "adapter", settings, parents, make)
 
     def evaluation(self) -> Artifact:
         """The scores."""
@@ -340,6 +333,10 @@ class Pipeline:
             artifact = draft.artifact
             self._forget_checkpoints(stage, key)
         self._note(stage, key, artifact.id)
+        if stage in TRAINING_STAGES:
+            from preceptor.recipes.curves import keep_curves
+
+            keep_curves(self.out, stage, artifact)
         say(f"{stage}: {'exists' if reused else 'made'}, {kind} {artifact.path.name}")
         self._made[stage] = artifact
         self.rows.append(StageRow(stage, artifact, reused))
@@ -354,6 +351,29 @@ class Pipeline:
         ids = {role: parent.id for role, parent in parents.items()}
         return digest({"stage": stage, "format": FORMAT, "settings": dict(settings), "parents": ids})
 
+    def _claimed(
+        self,
+        stage: str,
+        key: str,
+        settings: Mapping[str, Any],
+        parents: Mapping[str, Artifact],
+        training: Mapping[str, Any],
+    ) -> Path:
+        """The folder of the checkpoints of a stage, which is now known to be this training's."""
+        kinds = {"pretrain": "checkpoint", "finetune": "adapter"}
+        folder = self._checkpoints(stage, key)
+        free = {name: value for name, value in training.items() if name not in deciding(training)}
+        claim(
+            folder,
+            key,
+            settings=settings,
+            parents={role: parent.id for role, parent in parents.items()},
+            free=free,
+            is_finished=lambda other: self.store.find(kinds[stage], other, verify=False) is not None,
+            restart=self.restart,
+        )
+        return folder
+
     def _checkpoints(self, stage: str, key: str) -> Path:
         return self.out / "checkpoints" / f"{stage}-{key[:12]}"
 
@@ -361,14 +381,11 @@ class Pipeline:
         return self.out / "work" / f"{stage}-{key[:12]}"
 
     def _forget_checkpoints(self, stage: str, key: str) -> None:
-        """The states on the way to an artifact that now stands are of no further use."""
-        shutil.rmtree(self._checkpoints(stage, key), ignore_errors=True)
+        """The states on the way to an artifact that now stands are of no further use, but for those kept for good."""
+        training = {"pretrain": self.run.pretraining, "finetune": self.run.finetuning}.get(stage)
+        if training is None or not training.keep_checkpoint_every_steps:
+            shutil.rmtree(self._checkpoints(stage, key), ignore_errors=True)
         shutil.rmtree(self._work(stage, key), ignore_errors=True)
-
-
-def without_watching(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a training stage that decide what it makes: not who is told of its steps."""
-    return {name: value for name, value in settings.items() if name != "tracking"}
 
 
 def _take(result: "TrainingResult", draft: Draft) -> None:

@@ -106,13 +106,17 @@ def make_batches(objective: Objective, config: TrainingConfig, seed: int) -> Bat
         objective,
         seed,
         rows_per_step=config.batch_tokens // config.context_length,
-        rows_per_microbatch=min(config.micro_batch_tokens, config.batch_tokens) // config.context_length,
+        rows_per_microbatch=min(config.micro_batch_tokens or config.batch_tokens, config.batch_tokens)
+        // config.context_length,
     )
 
 
 def count_steps(config: TrainingConfig, batches: Batches, fill: float) -> int:
-    """How many steps the configured duration takes."""
-    return Duration.parse(config.duration).num_steps(
+    """How many steps the configured duration takes; of a budget, which no count of steps tells, one epoch is taken."""
+    duration = Duration.parse(config.duration)
+    if duration.is_budget:
+        duration = Duration("epochs", 1)
+    return duration.num_steps(
         step_tokens=config.batch_tokens * fill,
         step_rows=batches.rows_per_step,
         epoch_rows=batches.objective.num_rows,

@@ -1,8 +1,14 @@
-"""Checkpoints of a running training: saved whole, verified or invisible, and resumed bit for bit."""
+"""Checkpoints of a running training: saved whole, verified or invisible, and resumed bit for bit.
+
+What is to be saved is copied while training waits, and written by a thread while training goes on.
+"""
 
 import json
+import queue
 import shutil
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,61 +22,105 @@ from preceptor.core.errors import ArtifactError, OutputError
 from preceptor.core.progress import say
 from preceptor.parallel.engine import Engine
 from preceptor.train.averaging import WeightAverage
-from preceptor.train.loop import TrainState
 from preceptor.train.optim import Optimizer
+from preceptor.train.state import TrainState
 
 KIND = "training-state"
-AVERAGE_FILE, BEST_FILE = "average.safetensors", "weights.safetensors"
+WEIGHTS_FILE, OPTIMIZER_FILE, AVERAGE_FILE = "weights.safetensors", "optimizer.safetensors", "average.safetensors"
+_WAITING = 2
+"""How many states may wait to be written: that of a step, and the best."""
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder, newest last; a run is known by its key."""
+    """The checkpoints of one run in one folder; a run is known by its key.
 
-    def __init__(self, folder: Path, key: str, keep: int) -> None:
-        self.folder, self.key, self.keep = folder, key, keep
+    The newest ``keep`` stay, and every one of a step that ``keep_every_steps`` divides. The best weights stay beside
+    them. Nothing is removed before what takes its place is whole on the disk.
+    """
+
+    def __init__(
+        self, folder: Path, key: str, keep: int, *, keep_every_steps: int = 0, in_background: bool = False
+    ) -> None:
+        self.folder, self.key, self.keep, self.keep_every_steps = folder, key, keep, keep_every_steps
+        self.waited_seconds = 0.0
+        """How long training has waited for its checkpoints."""
+        self._writer = _Writer() if in_background else None
 
     def save(
         self, engine: Engine, optimizer: Optimizer, state: TrainState, average: WeightAverage | None = None
     ) -> None:
-        """Write the whole state; a disk that is full is told and training goes on, for the older ones still stand."""
-        target = self.folder / f"step-{state.step:07d}"
-        try:
-            with write_folder(target, KIND, self.key, {}) as draft:
-                weights = {name: p.detach().contiguous() for name, p in engine.parameters.items()}
-                save_file(weights, draft.path / "weights.safetensors")
-                save_file(optimizer.state_tensors(), draft.path / "optimizer.safetensors")
-                if average is not None and (averaged := average.state_tensors()):
-                    save_file(averaged, draft.path / AVERAGE_FILE)
-                (draft.path / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
-        except OutputError as error:
-            say(f"warning: step {state.step} could not be saved, training goes on: {error}")
-            return
-        for old in self._folders()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        """Save the whole state; a disk that is full is told and training goes on, for the older ones still stand."""
+        started = time.perf_counter()
+        files: dict[str, Mapping[str, Tensor]] = {
+            WEIGHTS_FILE: engine.parameters,
+            OPTIMIZER_FILE: optimizer.state_tensors(),
+        }
+        if average is not None and (averaged := average.state_tensors()):
+            files[AVERAGE_FILE] = averaged
+        table = json.dumps(asdict(state))
+        self._write(f"step-{state.step:07d}", files, table, self._remove_old)
+        self.waited_seconds += time.perf_counter() - started
 
     def keep_best(self, engine: Engine, step: int) -> None:
-        """Write the weights as the best of all validations, in place of those that were."""
-        target = self.folder / f"best-{step:07d}"
-        try:
-            # A run that was killed and goes on comes to the same best once more.
-            shutil.rmtree(target, ignore_errors=True)
-            with write_folder(target, KIND, self.key, {}) as draft:
-                save_file(
-                    {name: p.detach().contiguous() for name, p in engine.parameters.items()}, draft.path / BEST_FILE
-                )
-        except OutputError as error:
-            say(f"warning: the best weights, of step {step}, could not be saved, training goes on: {error}")
-            return
-        for old in self.folder.glob("best-[0-9]*"):
-            if old != target:
+        """Save the weights as the best of all validations, in place of those that were."""
+        started = time.perf_counter()
+        name = f"best-{step:07d}"
+
+        def remove_others() -> None:
+            for old in self.folder.glob("best-[0-9]*"):
+                if old.name != name:
+                    shutil.rmtree(old, ignore_errors=True)
+
+        self._write(name, {WEIGHTS_FILE: engine.parameters}, "", remove_others)
+        self.waited_seconds += time.perf_counter() - started
+
+    def _write(
+        self, name: str, files: Mapping[str, Mapping[str, Tensor]], table: str, then: Callable[[], None]
+    ) -> None:
+        # Training changes weights in place, so what a thread writes must be a copy.
+        held = {file: _held(tensors, copy=self._writer is not None) for file, tensors in files.items()}
+
+        def write() -> None:
+            try:
+                with write_folder(self.folder / name, KIND, self.key, {}) as draft:
+                    for file, tensors in held.items():
+                        save_file(tensors, draft.path / file)
+                    if table:
+                        (draft.path / "state.json").write_text(table, encoding="utf-8")
+            except OutputError as error:
+                say(f"warning: {name} could not be saved, training goes on: {error}")
+                return
+            then()
+
+        if self._writer is None:
+            write()
+        else:
+            self._writer.put(write)
+
+    def _remove_old(self) -> None:
+        for old in self._folders()[: -self.keep]:
+            step = int(old.name.removeprefix("step-"))
+            if not self.keep_every_steps or step % self.keep_every_steps:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def finish(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            Exception: what went wrong in writing, where it was not the disk's fault.
+        """
+        started = time.perf_counter()
+        if self._writer is not None:
+            self._writer.wait()
+        self.waited_seconds += time.perf_counter() - started
 
     def restore_best(self, engine: Engine, step: int) -> bool:
         """Whether the weights now are those of the best validation, which was at a step; tells where they are not."""
+        self.finish()
         folder = self.folder / f"best-{step:07d}"
         try:
             load(folder, KIND)
-            self._put(load_file(folder / BEST_FILE), engine, folder)
+            self._put(load_file(folder / WEIGHTS_FILE), engine, folder)
         except (ArtifactError, OSError) as error:
             say(f"warning: the best weights, of step {step}, cannot be restored; the last ones stay: {error}")
             return False
@@ -78,6 +128,11 @@ class Checkpoints:
 
     def resume(self, engine: Engine, optimizer: Optimizer, average: WeightAverage | None = None) -> TrainState:
         """The newest state that verifies, loaded into the engine and optimizer; a new state where there is none."""
+        return self.go_back(engine, optimizer, average) or TrainState()
+
+    def go_back(self, engine: Engine, optimizer: Optimizer, average: WeightAverage | None = None) -> TrainState | None:
+        """The newest state that verifies, loaded into the engine and optimizer; None, and nothing loaded, without."""
+        self.finish()
         for folder in reversed(self._folders()):
             try:
                 artifact = load(folder, KIND)
@@ -86,13 +141,15 @@ class Checkpoints:
                 continue
             if artifact.key == self.key:
                 return self._load(folder, engine, optimizer, average)
-        return TrainState()
+        return None
 
     def _load(self, folder: Path, engine: Engine, optimizer: Optimizer, average: WeightAverage | None) -> TrainState:
-        self._put(load_file(folder / "weights.safetensors"), engine, folder)
-        optimizer.load_state_tensors(load_file(folder / "optimizer.safetensors"))
-        if average is not None and (folder / AVERAGE_FILE).exists():
-            average.load_state_tensors(load_file(folder / AVERAGE_FILE))
+        self._put(load_file(folder / WEIGHTS_FILE), engine, folder)
+        optimizer.load_state_tensors(load_file(folder / OPTIMIZER_FILE))
+        if average is not None:
+            # A run that goes back may have an average now and had none then.
+            averaged = folder / AVERAGE_FILE
+            average.load_state_tensors(load_file(averaged) if averaged.exists() else {})
         table: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         return TrainState(**table)
 
@@ -105,3 +162,51 @@ class Checkpoints:
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-[0-9]*")) if self.folder.is_dir() else []
+
+
+def _held(tensors: Mapping[str, Tensor], *, copy: bool) -> dict[str, Tensor]:
+    """The tensors in host memory; copies, where they are to stay as they are now."""
+    return {
+        name: tensor.detach().to("cpu", copy=copy, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+
+class _Writer:
+    """A thread that does one thing after another; who brings more than may wait, waits.
+
+    It is a daemon: whoever stops at once does not wait for it, and what it was writing stays invisible.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=_WAITING - 1)
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def put(self, work: Callable[[], None]) -> None:
+        self._raise()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+            self._thread.start()
+        self._queue.put(work)
+
+    def wait(self) -> None:
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+        self._raise()
+
+    def _run(self) -> None:
+        while (work := self._queue.get()) is not None:
+            try:
+                work()
+            except BaseException as error:  # raised again where training waits for it
+                self._error = error
+            # What the work holds is a copy of all weights.
+            del work
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error

@@ -14,21 +14,20 @@ from preceptor.core.seeds import derive
 from preceptor.data.examples import Example
 from preceptor.models.interchange import load_decoder
 from preceptor.objectives.instruct import InstructObjective
-from preceptor.parallel.engine import place
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.blend import count_steps, make_batches
-from preceptor.train.checkpoint import Checkpoints
-from preceptor.train.loop import StopRequest
 from preceptor.train.optim import freeze
 from preceptor.train.pretrain import (
     TrainingResult,
+    checkpoints_of,
     no_cost,
     resolve_model,
     save_curve,
     train_model,
 )
 from preceptor.train.run import FinetuningConfig
+from preceptor.train.state import StopRequest
 
 
 def finetune(
@@ -64,11 +63,11 @@ def finetune(
     batches = make_batches(objective, config, derive(seed, "finetuning"))
     result = train_model(
         config=config,
-        engine=place(model),
+        model=model,
         batches=batches,
         validation=check,
         num_steps=count_steps(config, batches, objective.plan.fill),
-        checkpoints=Checkpoints(checkpoints, run_key, config.keep_checkpoints),
+        checkpoints=checkpoints_of(config, checkpoints, run_key),
         metrics=metrics,
         stop=stop,
         read_cost=read_cost,

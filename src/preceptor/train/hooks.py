@@ -15,7 +15,7 @@ import torch
 from preceptor.core.progress import Progress, say
 from preceptor.core.units import human_bytes, human_joules, human_seconds
 from preceptor.models.step_flops import StepFlops
-from preceptor.train.loop import StepRecord
+from preceptor.train.state import StepRecord
 from preceptor.train.trackers import Tracker, numbers
 
 _STEPS_LOOKED_BACK = 50
@@ -73,9 +73,11 @@ class StepMeter:
 
 
 class Board:
-    """The figures on the screen, of which the speeds are smoothed."""
+    """The figures on the screen, of which the speeds are smoothed. ``num_steps`` may change from step to step."""
 
-    def __init__(self, progress: Progress, first_step: int, num_steps: int, smoothing: float = 0.9) -> None:
+    def __init__(
+        self, progress: Progress, first_step: int, num_steps: Callable[[], int], smoothing: float = 0.9
+    ) -> None:
         self._progress = progress
         self._num_steps = num_steps
         self._smoothing = smoothing
@@ -87,6 +89,7 @@ class Board:
     def show(self, record: StepRecord, measures: Mapping[str, float]) -> None:
         """Show a step."""
         self._times.append(time.monotonic())
+        self._progress.total = self._num_steps()
         if record.validation_loss is not None:
             self._validation = f"validation {record.validation_loss:.3f}"
         learning = (
@@ -112,7 +115,7 @@ class Board:
         figures.append(memory)
         if "joules" in measures:
             figures.append(human_joules(measures["joules"]))
-        if left := self._num_steps - record.step:
+        if (left := self._num_steps() - record.step) > 0:
             figures.append(f"{human_seconds(left * self._seconds_per_step())} left")
         return figures
 

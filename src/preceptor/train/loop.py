@@ -1,82 +1,26 @@
 """The training loop, on one page."""
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Protocol
-
-import torch
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from preceptor.core.errors import TrainingError
-from preceptor.core.seeds import derive
 from preceptor.objectives.batch import Batches
-from preceptor.parallel.engine import Engine
+from preceptor.objectives.origin import documents_of
+from preceptor.parallel.engine import Engine, GivenUp
 from preceptor.train.averaging import WeightAverage
+from preceptor.train.guard import Fault, Guard
+from preceptor.train.length import Length
 from preceptor.train.optim import Optimizer
 from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig
 from preceptor.train.run import TrainingConfig
 from preceptor.train.schedule import learning_rate_factor
-
-MAX_SKIPPED_IN_A_ROW = 3
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """What one step did. Losses are means in nats over the supervised tokens."""
-
-    step: int
-    tokens: int
-    loss: float
-    learning_rate: float
-    grad_norm: float
-    skipped: bool
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-
-    def facts(self) -> dict[str, Any]:
-        """The record without what was not measured."""
-        return {key: value for key, value in asdict(self).items() if value is not None and value is not False}
+from preceptor.train.state import Hook, StepRecord, StopRequest, Tell, TrainState, Validation
+from preceptor.train.step import LossScale, StepGradients, take_gradients, take_in_noise, tell_of_gradients
 
 
-@dataclass(slots=True)
-class TrainState:
-    """Where a run stands: all that is not weights or optimizer state."""
-
-    step: int = 0
-    tokens: int = 0
-    skipped_in_a_row: int = 0
-    seconds: float = 0.0
-    best: float | None = None
-    """The best validation so far, where training may stop early."""
-    best_step: int = 0
-    checks_since_best: int = 0
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    cost: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Validation(NamedTuple):
-    """What is measured on the validation tokens: the mean loss in nats, and the share of right predictions."""
-
-    loss: float
-    accuracy: float
-
-
-class StopRequest(Protocol):
-    """Whether someone asked the run to stop."""
-
-    @property
-    def requested(self) -> bool:
-        """Whether to stop after this step."""
-        ...
-
-    def check(self) -> None:
-        """Raise Interrupted where one was asked for."""
-        ...
-
-
-Hook = Callable[[StepRecord, float], None]
-"""Told of every step and of the seconds it took; it cannot change the run."""
+def _tell_nobody(kind: str, text: str, **facts: Any) -> None:
+    """Events that nobody listens to."""
 
 
 def fit(
@@ -86,69 +30,165 @@ def fit(
     batches: Batches,
     state: TrainState,
     *,
-    num_steps: int,
+    length: Length,
     validate: Callable[[], Validation],
     save: Callable[[TrainState], None],
     keep_best: Callable[[TrainState], None] = lambda state: None,
+    go_back: Callable[[], TrainState | None] = lambda: None,
     average: WeightAverage | None = None,
     hooks: Sequence[Hook] = (),
+    tell: Tell = _tell_nobody,
     stop: StopRequest,
 ) -> TrainState:
-    """The state after training until ``num_steps``, or until validations no longer get better.
+    """The state after training for a length, or until validations no longer get better.
 
     The whole algorithm is here; the mesh is in ``engine``. At the end the weights are their average, if one is kept.
+    ``go_back`` puts the newest checkpoint in the place of weights, optimizer and average, and gives its state.
 
     Raises:
         Interrupted: a stop was requested; the state was saved first.
-        TrainingError: the loss was not finite several times in a row; no such step reached the weights.
+        TrainingError: too many steps in a row were bad, and going back did not help; none of them reached the weights.
     """
     average = average or WeightAverage(AveragingConfig(), {})
-    while state.step < num_steps and not _is_over(config.early_stopping, state):
+    guard, loss_scale = Guard(config.guard, state), LossScale(config.precision, config.batch_tokens, state)
+    while not length.is_over(state) and not _is_over(config.early_stopping, state):
         started = time.perf_counter()
-        # Dropout's numbers are a function of the step, so that resuming needs no state of a generator.
-        torch.manual_seed(derive(batches.seed, "dropout", state.step))
-        total, _, tokens = engine.forward_backward(batches.objective, batches.at(state.step))
-        optimizer.hold_back(state.step)
-        grad_norm = engine.scale_and_clip(1 / max(1, tokens), config.max_grad_norm, config.max_grad_value)
+        num_steps = length.num_steps(state)
+        engine.loss_scale = loss_scale.value
+        is_watched = (state.step + 1) % config.validation_every_steps == 0
+        try:
+            step, fault = _sound_gradients(config, engine, optimizer, batches, state, guard, stop, tell, is_watched)
+        except GivenUp:
+            save(state)
+            stop.check()
+            raise
         factor = learning_rate_factor(config.schedule, state.step, num_steps)
-        finite = math.isfinite(total) and math.isfinite(grad_norm)
-        if finite:
+        overflowed = loss_scale.update(step)
+        noise: dict[str, float] = {}
+        if fault is None and not overflowed:
             optimizer.step(factor)
+            guard.take_in(step.loss, step.grad_norm)
+            noise = take_in_noise(state, step)
+            tell_of_gradients(state, step, tell)
         engine.clear_gradients()
-        state.step, state.tokens = state.step + 1, state.tokens + tokens
-        state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
+        state.step, state.tokens = state.step + 1, state.tokens + step.tokens
+        state.skipped_in_a_row = 0 if fault is None else state.skipped_in_a_row + 1
+        if fault is not None or overflowed:
+            _leave_out(state, state.step - 1)
         average.update(state.step, num_steps)
-        at_end = state.step == num_steps
+        measured = time.perf_counter()
+        state.seconds += measured - started
+        at_end = length.is_over(state)
+        found = _validated(config, state, at_end, average, validate, keep_best)
         record = StepRecord(
             step=state.step,
             tokens=state.tokens,
-            loss=total / max(1, tokens),
+            loss=step.loss,
             learning_rate=config.optimizer.learning_rate * factor,
-            grad_norm=grad_norm,
-            skipped=not finite,
-            **_validated(config, state, at_end, average, validate, keep_best),
+            grad_norm=step.grad_norm,
+            skipped=fault is not None or overflowed,
+            validation_loss=found.loss if found else None,
+            validation_accuracy=found.accuracy if found else None,
+            measures=step.measures | noise | (dict(found.others) if found else {}),
         )
         state.curve.append(record.facts())
-        elapsed = time.perf_counter() - started
-        state.seconds += elapsed
+        state.seconds += time.perf_counter() - measured
         for hook in hooks:
-            hook(record, elapsed)
-        _require_progress(state, batches)
-        if stop.requested or (state.step % config.checkpoint_every_steps == 0 and not at_end):
+            hook(record, time.perf_counter() - started)
+        if fault is not None:
+            _recover(config, state, guard, fault, go_back, tell)
+        elif (state.step % config.checkpoint_every_steps == 0 and not at_end) or stop.requested:
             save(state)
         stop.check()
     average.take()
     return state
 
 
-def _require_progress(state: TrainState, batches: Batches) -> None:
-    """Refuse to go on after too many steps in a row that changed nothing."""
-    if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        raise TrainingError(
-            f"the loss or its gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps up to step {state.step} "
-            f"(rows {batches.rows(state.step - 1)[:4]} ...); none of these steps changed the weights",
-            remedy="lower the learning rate, or look at the data of these rows",
+def _sound_gradients(
+    config: TrainingConfig,
+    engine: Engine,
+    optimizer: Optimizer,
+    batches: Batches,
+    state: TrainState,
+    guard: Guard,
+    stop: StopRequest,
+    tell: Tell,
+    is_watched: bool,
+) -> tuple[StepGradients, Fault | None]:
+    """The gradients of a step, and what is wrong with them.
+
+    Those of a bad step are computed twice: where the second result differs, not the data but the machine is at fault.
+    """
+
+    def taken() -> StepGradients:
+        return take_gradients(config, engine, optimizer, batches, state, stop, tell, is_watched)
+
+    step = taken()
+    fault = guard.fault(step.loss, step.grad_norm)
+    every = config.guard.verify_every_steps
+    if step.overflowed or (fault is None and (not every or (state.step + 1) % every)):
+        return step, None if step.overflowed else fault
+    first = engine.checksum()
+    engine.clear_gradients()
+    step = taken()
+    if engine.checksum() != first:
+        tell(
+            "machine",
+            f"step {state.step + 1} was computed twice and gave two results, with loss {step.loss} the second time; "
+            "the second is used. On a CPU this is a fault of the machine",
+            step=state.step + 1,
         )
+        fault = guard.fault(step.loss, step.grad_norm)
+    if fault is not None:
+        documents = documents_of(batches.objective, batches.rows(state.step))
+        shown = ", ".join(documents[:4]) + (" ..." if len(documents) > 4 else "")
+        tell(
+            "skipped",
+            f"step {state.step + 1} is skipped, as {fault}; it did not change the weights. Its documents: {shown}",
+            step=state.step + 1,
+            fault=fault.facts(),
+            documents=documents,
+        )
+    return step, fault
+
+
+def _recover(
+    config: TrainingConfig,
+    state: TrainState,
+    guard: Guard,
+    fault: Fault,
+    go_back: Callable[[], TrainState | None],
+    tell: Tell,
+) -> None:
+    """After too many bad steps in a row, go back to the newest checkpoint and pass over the steps since, or stop."""
+    if state.skipped_in_a_row < config.guard.skips_before_rollback:
+        return
+    remedy = "lower the learning rate, or look at the documents of these steps, which the log of events names"
+    said = f"{state.skipped_in_a_row} steps in a row up to step {state.step} were skipped, as {fault}"
+    if state.rollbacks >= config.guard.max_rollbacks:
+        back = f" after going back {state.rollbacks} times" if state.rollbacks else ""
+        raise TrainingError(f"{said}{back}; none of them changed the weights", remedy=remedy)
+    earlier = go_back()
+    if earlier is None:
+        raise TrainingError(
+            f"{said}; none of them changed the weights, and there is no checkpoint to go back to", remedy=remedy
+        )
+    tell(
+        "rollback",
+        f"{said}; the weights are those of step {earlier.step} again, and the steps since are passed over",
+        step=state.step,
+        weights_of_step=earlier.step,
+    )
+    state.recent_losses[:], state.recent_norms[:] = earlier.recent_losses, earlier.recent_norms
+    state.rollbacks, state.skipped_in_a_row = state.rollbacks + 1, 0
+    _leave_out(state, earlier.step)
+
+
+def _leave_out(state: TrainState, first: int) -> None:
+    """Note that the steps from one on, counted from 0, have left nothing in the weights."""
+    while state.untrained and state.untrained[-1][1] >= first:
+        first = min(first, state.untrained.pop()[0])
+    state.untrained.append([first, state.step])
 
 
 def _is_over(config: EarlyStoppingConfig, state: TrainState) -> bool:
@@ -163,15 +203,15 @@ def _validated(
     average: WeightAverage,
     validate: Callable[[], Validation],
     keep_best: Callable[[TrainState], None],
-) -> dict[str, float]:
+) -> Validation | None:
     """What is measured after a step, if anything is: with the average of the weights, if one is kept."""
     if not at_end and state.step % config.validation_every_steps:
-        return {}
+        return None
     with average.applied():
         found = validate()
         if _is_best(config.early_stopping, state, found):
             keep_best(state)
-    return {"validation_loss": found.loss, "validation_accuracy": found.accuracy}
+    return found
 
 
 def _is_best(config: EarlyStoppingConfig, state: TrainState, found: Validation) -> bool:

@@ -23,16 +23,20 @@ from preceptor.objectives.batch import Batches, Objective
 from preceptor.objectives.choice import objective_for
 from preceptor.objectives.noise import InputNoise
 from preceptor.objectives.spans import SpanObjective
-from preceptor.parallel.engine import Engine, place
+from preceptor.parallel.engine import Engine
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.averaging import WeightAverage
 from preceptor.train.blend import Order, pretraining_order
 from preceptor.train.checkpoint import Checkpoints
-from preceptor.train.loop import StopRequest, TrainState, Validation, fit
+from preceptor.train.events import EventLog
+from preceptor.train.length import joules_of, length_of
+from preceptor.train.loop import fit
 from preceptor.train.optim import Optimizer, freeze
+from preceptor.train.placement import prepared, rows_that_fit
 from preceptor.train.run import PretrainingConfig, TrainingConfig, require_context
+from preceptor.train.state import StopRequest, TrainState, Validation
 from preceptor.train.watch import watch
 
 
@@ -90,11 +94,11 @@ def pretrain(
     freeze(model, config.optimizer)
     result = train_model(
         config=config,
-        engine=place(model),
+        model=model,
         batches=_with_noise(order.batches, config, tokenizer),
         validation=check,
         num_steps=order.num_steps,
-        checkpoints=Checkpoints(checkpoints, run_key, config.keep_checkpoints),
+        checkpoints=checkpoints_of(config, checkpoints, run_key),
         metrics=metrics,
         stop=stop,
         read_cost=read_cost,
@@ -175,7 +179,7 @@ def resolve_model(model_config: ModelConfig, config: TrainingConfig, tokenizer: 
 def train_model(
     *,
     config: TrainingConfig,
-    engine: Engine,
+    model: LanguageModel,
     batches: Batches,
     validation: Objective,
     num_steps: int,
@@ -185,18 +189,21 @@ def train_model(
     read_cost: Callable[[], Mapping[str, Any]],
     label: str,
 ) -> TrainingResult:
-    """The result of training a placed model to its last step, from its newest checkpoint where there is one."""
+    """The result of training a built model to its end, from its newest checkpoint where there is one."""
+    engine = prepared(model, config, num_steps)
     optimizer = Optimizer(engine.parameters, config.optimizer, _scales(engine, config))
     average = WeightAverage(config.averaging, engine.parameters)
     state = checkpoints.resume(engine, optimizer, average)
     resumed_cost = state.cost
     if state.step:
         say(f"{label}: going on from step {state.step} of {num_steps}")
+    if not config.micro_batch_tokens and not state.rows_per_microbatch:
+        state.rows_per_microbatch = rows_that_fit(engine, batches)
 
     rows = validation_rows(validation, config, batches.seed)
-    width = batches.rows_per_microbatch
 
     def validate() -> Validation:
+        width = state.rows_per_microbatch or batches.rows_per_microbatch
         chunks = (validation.collate(rows[start : start + width]) for start in range(0, len(rows), width))
         total, correct, tokens = engine.evaluate(validation, chunks)
         return Validation(total / max(1, tokens), correct / max(1, tokens))
@@ -205,21 +212,27 @@ def train_model(
         state.cost = read_cost()
         checkpoints.save(engine, optimizer, state, average)
 
-    with watch(label, config, engine, batches, state, num_steps, metrics, read_cost) as hooks:
-        state = fit(
-            config,
-            engine,
-            optimizer,
-            batches,
-            state,
-            num_steps=num_steps,
-            validate=validate,
-            save=save,
-            keep_best=lambda state: checkpoints.keep_best(engine, state.best_step),
-            average=average,
-            hooks=hooks,
-            stop=stop,
-        )
+    length = length_of(config, num_steps, lambda: joules_of(read_cost()) + joules_of(resumed_cost))
+    with watch(label, config, engine, batches, state, length, metrics, read_cost) as hooks:
+        try:
+            state = fit(
+                config,
+                engine,
+                optimizer,
+                batches,
+                state,
+                length=length,
+                validate=validate,
+                save=save,
+                keep_best=lambda state: checkpoints.keep_best(engine, state.best_step),
+                go_back=lambda: checkpoints.go_back(engine, optimizer, average),
+                average=average,
+                hooks=hooks,
+                tell=EventLog(metrics.with_name(f"{metrics.stem}-events.jsonl"), label),
+                stop=stop,
+            )
+        finally:
+            checkpoints.finish()
     facts = _facts(state, batches)
     if config.early_stopping.patience:
         facts |= _best(state, checkpoints, engine, num_steps, label)
@@ -241,10 +254,22 @@ def _scales(engine: Engine, config: TrainingConfig) -> dict[str, float]:
     return learning_rate_scales(engine.model, "muon" if config.optimizer.kind == "muon" else "adamw")
 
 
+def checkpoints_of(config: TrainingConfig, folder: Path, key: str) -> Checkpoints:
+    """The checkpoints of a run in a folder, as its settings want them."""
+    return Checkpoints(
+        folder,
+        key,
+        config.keep_checkpoints,
+        keep_every_steps=config.keep_checkpoint_every_steps,
+        in_background=config.checkpoints_in_background,
+    )
+
+
 def _facts(state: TrainState, batches: Batches) -> dict[str, Any]:
     """What is to be known of a training run."""
     last = state.curve[-1]
-    return {
+    optional = {"untrained_steps": state.untrained, "gradients": state.health}
+    return {name: value for name, value in optional.items() if value} | {
         "num_steps": state.step,
         "num_tokens": state.tokens,
         "num_epochs": round(batches.epochs(state.step), 3),

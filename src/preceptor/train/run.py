@@ -1,6 +1,7 @@
 """What describes a training run: how long, with which optimizer and schedule, and how often to look and to save."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from preceptor.adapters.low_rank_config import LowRankConfig
 from preceptor.core.errors import ConfigError
@@ -9,7 +10,9 @@ from preceptor.models.config import ModelConfig
 from preceptor.models.word_vectors_config import WordVectorsConfig
 from preceptor.objectives.noise_config import InputNoiseConfig
 from preceptor.objectives.objective_config import ObjectiveConfig
+from preceptor.train.guard_config import GuardConfig
 from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
+from preceptor.train.precision_config import PrecisionConfig
 from preceptor.train.tracking_config import TrackingConfig
 
 
@@ -22,9 +25,15 @@ class TrainingConfig:
     batch_tokens: int = 4096
     """Tokens in a step; a whole number of rows."""
     micro_batch_tokens: int = 4096
-    """Tokens in one forward pass; less memory, same update."""
+    """Tokens in one forward pass; less memory, same update. 0 takes the most that fit into the memory that is free."""
     duration: str = "200 steps"
-    """How long to train: a number of steps, tokens or epochs."""
+    """How long to train: a number of steps, tokens, epochs, seconds or joules."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes the GPU where there is one."""
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    """In which numbers."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the layers are compiled; auto does so in runs that are long enough to win back the time it takes."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """How gradients become updates."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -33,6 +42,8 @@ class TrainingConfig:
     """Gradients of a larger norm are scaled down to it; none switches clipping off."""
     max_grad_value: float | None = None
     """Elements of gradients are brought within plus and minus this before the norm is taken; none leaves them alone."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """Which steps are kept from the weights."""
     averaging: AveragingConfig = field(default_factory=AveragingConfig)
     """An average of the weights on the way."""
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
@@ -45,6 +56,12 @@ class TrainingConfig:
     """How often the whole state is saved, so that a killed run goes on from there."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay on disk."""
+    keep_checkpoint_every_steps: int = 0
+    """The checkpoints of steps that this divides stay for good; 0 keeps none of them."""
+    checkpoints_in_background: bool = True
+    """Whether checkpoints are written while training goes on, which takes memory for a copy of the whole state."""
+    grace_seconds: float = 30.0
+    """How long a run that is asked to stop may take to save; after that it stops at once."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Who is told of every step, beside the metrics file and the screen."""
 
@@ -59,20 +76,28 @@ class TrainingConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("batch_tokens", "micro_batch_tokens"):
-            if getattr(self, name) < self.context_length or getattr(self, name) % self.context_length:
-                raise ValueError(
-                    f"{name} must be a multiple of context_length ({self.context_length}), got {getattr(self, name)}"
-                )
+        self._require_whole_rows()
         try:
-            is_countable = Duration.parse(self.duration).kind in ("steps", "tokens", "epochs")
+            Duration.parse(self.duration)
         except ConfigError as error:
             raise ValueError(f"duration: {error.message}") from error
-        if not is_countable:
-            raise ValueError(f'duration must be in steps, tokens or epochs, such as "400 steps", got {self.duration!r}')
+        if self.keep_checkpoint_every_steps < 0:
+            raise ValueError(
+                f"keep_checkpoint_every_steps must not be negative, got {self.keep_checkpoint_every_steps}"
+            )
+        if not self.grace_seconds > 0:
+            raise ValueError(f"grace_seconds must be above 0, got {self.grace_seconds}")
         for name in ("max_grad_norm", "max_grad_value"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    def _require_whole_rows(self) -> None:
+        sizes = {"batch_tokens": self.batch_tokens}
+        if self.micro_batch_tokens:
+            sizes["micro_batch_tokens"] = self.micro_batch_tokens
+        for name, size in sizes.items():
+            if size < self.context_length or size % self.context_length:
+                raise ValueError(f"{name} must be a multiple of context_length ({self.context_length}), got {size}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +123,7 @@ class FinetuningConfig(TrainingConfig):
     adapter: LowRankConfig = field(default_factory=LowRankConfig)
     """The adapter that is trained."""
     duration: str = "2 epochs"
-    """How long to train: a number of steps, tokens or epochs."""
+    """How long to train: a number of steps, tokens, epochs, seconds or joules."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(kind="adamw", learning_rate=2e-3, weight_decay=0.0)
     )

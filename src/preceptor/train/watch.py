@@ -5,8 +5,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from preceptor.core.canonical import plain
 from preceptor.core.progress import Progress, say
 from preceptor.footprint.live import LiveMeter
@@ -16,8 +14,9 @@ from preceptor.models.step_flops import step_flops
 from preceptor.objectives.batch import Batches
 from preceptor.parallel.engine import Engine
 from preceptor.train.hooks import Board, MetricsLog, StepMeter, Watcher, Workload
-from preceptor.train.loop import Hook, TrainState
+from preceptor.train.length import Length, joules_of
 from preceptor.train.run import TrainingConfig
+from preceptor.train.state import Hook, TrainState
 from preceptor.train.trackers import Stage, open_trackers
 
 
@@ -28,7 +27,7 @@ def watch(
     engine: Engine,
     batches: Batches,
     state: TrainState,
-    num_steps: int,
+    length: Length,
     metrics: Path,
     read_cost: Callable[[], Mapping[str, Any]],
 ) -> Iterator[tuple[Hook, ...]]:
@@ -39,7 +38,7 @@ def watch(
     """
     settings: Any = plain(config, where="tracking")
     stage = Stage(metrics.stem, metrics.parent, settings, state.step)
-    spent = float(state.cost.get("joules", 0.0))
+    spent = joules_of(state.cost)
 
     def joules() -> float | None:
         latest = read_cost.latest.joules if isinstance(read_cost, LiveMeter) else 0.0
@@ -48,11 +47,11 @@ def watch(
     workload = _workload(engine, batches)
     with (
         read_cost if isinstance(read_cost, LiveMeter) else nullcontext(),
-        Progress(label, total=num_steps, unit="steps") as progress,
+        Progress(label, total=length.steps or None, unit="steps") as progress,
         open_trackers(config.tracking, stage) as trackers,
     ):
         meter = StepMeter(workload, state.tokens, joules)
-        board = Board(progress, state.step, num_steps)
+        board = Board(progress, state.step, lambda: length.num_steps(state))
         yield (Watcher(meter, MetricsLog(metrics, state.step), trackers, board),)
 
 
@@ -61,20 +60,19 @@ def _workload(engine: Engine, batches: Batches) -> Workload:
     inputs = batches.objective.collate([0]).inputs
     source = 0 if inputs.source is None else inputs.source.tokens_BT.shape[1]
     tokens = inputs.tokens_BT.shape[1]
-    weight = next(each for each in engine.model.parameters() if each.is_floating_point())
     return Workload(
         rows=batches.rows_per_step,
         row_tokens=tokens + source,
         flops=step_flops(cast(LanguageModel, engine.model), tokens, source),
-        peak_flops=_peak_flops(weight),
-        device=weight.device,
+        peak_flops=_peak_flops(engine),
+        device=engine.device,
     )
 
 
-def _peak_flops(weight: torch.Tensor) -> float | None:
-    """What the device of a weight reaches at best with numbers of its type; None where that cannot be measured."""
+def _peak_flops(engine: Engine) -> float | None:
+    """What the device reaches at best with numbers of the run's type; None where that cannot be measured."""
     try:
-        return reached_flops(weight.device, weight.dtype)
+        return reached_flops(engine.device, engine.dtype)
     except RuntimeError as error:  # such as too little memory left on the device; knowing is not worth the training
         say(f"warning: the share of the peak is not shown, as the peak cannot be measured: {error}")
         return None

@@ -1,0 +1,155 @@
+"""A built model made ready to train: on its device, in its numbers, compiled where that pays."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from preceptor.core.errors import ConfigError
+from preceptor.core.progress import say
+from preceptor.core.units import Duration, human_bytes
+from preceptor.nn.float8 import has_float8, to_float8
+from preceptor.objectives.batch import Batches
+from preceptor.parallel.engine import Engine, place
+from preceptor.train.run import TrainingConfig
+
+_LAYER = re.compile(r"(?:^|\.)layers\.\d+$")
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float8": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What compiling is expected to cost and to give on a kind of device."""
+
+    operations_per_second: float
+    saved_share: float
+    seconds_to_compile: float
+
+
+_EXPECTED = {"cpu": _Expected(1e11, 0.08, 60.0), "cuda": _Expected(1e14, 0.2, 60.0)}
+_SHARE_OF_MEMORY = 0.8
+"""Of the free memory, what activations may take: the rest is for what a step needs for moments only."""
+
+
+def prepared(model: nn.Module, config: TrainingConfig, num_steps: int) -> Engine:
+    """The engine of a model that is to be trained for so many steps.
+
+    Raises:
+        ConfigError: this machine has not what the settings ask for.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device is cuda, but PyTorch finds no GPU", path="device", remedy='set device = "auto" or "cpu"'
+        )
+    engine = place(model, config.device, _DTYPES[config.precision.kind])
+    if config.precision.kind == "float8":
+        if not has_float8(engine.device):
+            raise ConfigError(
+                f"precision.kind is float8, which {engine.device.type} here cannot compute with",
+                path="precision.kind",
+                remedy="choose bfloat16; float8 needs a GPU of compute capability 8.9 or above, such as an H100",
+            )
+        say(f"float8: {to_float8(layers(model))} matrices of the hidden layers")
+    if config.compile == "on" or (config.compile == "auto" and pays_to_compile(config, model, num_steps)):
+        for layer in layers(model):
+            layer.compile()
+    return engine
+
+
+def pays_to_compile(config: TrainingConfig, model: nn.Module, num_steps: int) -> bool:
+    """Whether a run is long enough for compiled layers to win back the time it takes to compile them.
+
+    It follows from the run and the kind of device alone, so that the same run is computed in the same way each time.
+    """
+    device = "cuda" if next(model.parameters()).is_cuda else "cpu"
+    if device == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        return False
+    expected = _EXPECTED[device]
+    duration = Duration.parse(config.duration)
+    if duration.kind == "seconds":
+        seconds = duration.amount
+    else:
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        # Six operations for each weight and token. Source: Kaplan et al. 2020, section 2.1.
+        seconds = 6 * num_parameters * config.batch_tokens * num_steps / expected.operations_per_second
+    return seconds * expected.saved_share > expected.seconds_to_compile
+
+
+def layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model, the lowest first, whatever its family."""
+    return [module for name, module in model.named_modules() if _LAYER.search(name)]
+
+
+def rows_that_fit(engine: Engine, batches: Batches) -> int:
+    """The most rows of a step that one forward pass can take with the memory that is free.
+
+    What a row leaves for the backward pass is counted on the first rows of the run. Powers of two parts of a step are
+    tried, the whole first.
+    """
+    one = _bytes_kept(engine, batches, 1)
+    two = _bytes_kept(engine, batches, 2) if batches.rows_per_step > 1 else 2 * one
+    per_row, fixed = max(1, two - one), max(0, 2 * one - two)
+    free = free_memory(engine.device)
+    rows = batches.rows_per_step
+    while rows > 1 and fixed + rows * per_row > _SHARE_OF_MEMORY * free:
+        rows = (rows + 1) // 2
+    say(
+        f"micro-batches of {rows} of the {batches.rows_per_step} rows of a step: a row keeps {human_bytes(per_row)}, "
+        f"and {human_bytes(free)} are free"
+    )
+    return rows
+
+
+def _bytes_kept(engine: Engine, batches: Batches, num_rows: int) -> int:
+    """The bytes that a forward pass of so many rows keeps for the backward pass, apart from weights."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in engine.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = replace(batches, rows_per_microbatch=num_rows).at(0)[0]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        engine.forward_backward(batches.objective, [batch])
+    engine.clear_gradients()
+    return sum(kept.values())
+
+
+def free_memory(device: torch.device) -> int:
+    """The bytes that are free on a device, or in the host within the limits of this process."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return max(0, min([int(psutil.virtual_memory().available), *_left_by_limits()]))
+
+
+def _left_by_limits() -> Iterator[int]:
+    """What the limits of this process leave to it: of its address space, and of its control group."""
+    try:
+        import resource
+    except ImportError:  # Windows knows no such limits
+        return
+    import psutil
+
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if soft != resource.RLIM_INFINITY:
+        yield soft - psutil.Process().memory_info().vms
+    try:
+        texts = [Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii") for name in ("max", "current")]
+    except OSError:
+        return
+    if texts[0].strip().isdecimal():
+        yield int(texts[0]) - int(texts[1])
