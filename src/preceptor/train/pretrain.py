@@ -10,7 +10,7 @@ import torch
 
 from preceptor.core.artifact import Draft
 from preceptor.core.errors import ConfigError, output_errors
-from preceptor.core.progress import Progress, say
+from preceptor.core.progress import say
 from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Blending
 from preceptor.models.config import ModelConfig
@@ -32,13 +32,13 @@ from preceptor.train.averaging import WeightAverage
 from preceptor.train.blend import Order, pretraining_order
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.events import EventLog
-from preceptor.train.hooks import MetricsLog, report_progress
 from preceptor.train.length import joules_of, length_of
 from preceptor.train.loop import fit
 from preceptor.train.optim import Optimizer, freeze
 from preceptor.train.placement import prepared, rows_that_fit
 from preceptor.train.run import PretrainingConfig, TrainingConfig, require_context
 from preceptor.train.state import StopRequest, TrainState, Validation
+from preceptor.train.watch import watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +214,10 @@ def train_model(
     length = length_of(config, num_steps, lambda: joules_of(read_cost()) + joules_of(resumed_cost))
     with (
         saving_activations(engine.model, config.memory, checkpoints.folder),
-        Progress(label, total=num_steps, unit="steps") as progress,
+        watch(label, config, engine, batches, state, length, metrics, read_cost) as hooks,
     ):
-        progress.advance(state.step)
         if not config.micro_batch_tokens and not state.rows_per_microbatch:
             state.rows_per_microbatch = rows_that_fit(engine, batches)
-        hooks = (MetricsLog(metrics, state.step), report_progress(progress))
         try:
             state = fit(
                 config,

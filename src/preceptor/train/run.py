@@ -14,6 +14,7 @@ from preceptor.train.guard_config import GuardConfig
 from preceptor.train.memory_config import MemoryConfig
 from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
 from preceptor.train.precision_config import PrecisionConfig
+from preceptor.train.tracking_config import TrackingConfig
 from preceptor.train.warmup_config import BatchWarmupConfig, ContextWarmupConfig
 
 
@@ -65,6 +66,8 @@ class TrainingConfig:
     """Whether checkpoints are written while training goes on, which takes memory for a copy of the whole state."""
     grace_seconds: float = 30.0
     """How long a run that is asked to stop may take to save; after that it stops at once."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Who is told of every step, beside the metrics file and the screen."""
 
     def __post_init__(self) -> None:
         """Refuse batches that are not whole rows, and counts below one."""
