@@ -94,7 +94,9 @@ def test_as_json_for_programs(monkeypatch, capsys, tmp_path):
     assert told["results"]["pretraining.state"] == ["finished"] * 3
     assert told["plot"] == str(picture)
     drawn = picture.read_text()
-    assert all(f">{text}<" in drawn for text in ("steps", "joules", "seconds of training", "a", "b", "c"))
+    assert all(
+        f">{text}<" in drawn for text in ("steps", "joules, loading included", "seconds of training", "a", "b", "c")
+    )
 
 
 def test_a_run_that_was_stopped_is_compared_as_far_as_it_has_come(monkeypatch, capsys, tmp_path):

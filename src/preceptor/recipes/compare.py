@@ -30,6 +30,7 @@ _COUNTED = {
     "parameters": "num_parameters",
     "final_loss": "final_loss",
     "validation_loss": "validation_loss",
+    "skipped_steps": "skipped_steps",
 }
 
 
