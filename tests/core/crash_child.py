@@ -14,7 +14,7 @@ from typing import Any
 
 from preceptor.core import artifact
 from preceptor.core.artifact import Store, load, sweep, write_folder
-from preceptor.core.drafts import PREFIX, write_file
+from preceptor.core.drafts import PREFIX, remove_folder, write_file
 
 ACTS = ("open", "os.", "shutil.", "fcntl.", "ctypes.")
 
@@ -54,6 +54,11 @@ def no_exchange() -> None:
     artifact.exchange = lambda first, second: False
 
 
+def text_of(path: Path) -> str:
+    """The text of a file in a folder that is whole or gone."""
+    return path.read_text() if path.parent.exists() else "none"
+
+
 # name -> (what is there before, what is killed, how to look, what may be seen)
 SCENARIOS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any], Callable[[Path], str], set[str]]] = {
     "replace": (lambda f: write(f, "old"), lambda f: write(f, "new"), read, {"old", "new"}),
@@ -67,6 +72,12 @@ SCENARIOS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any], Callabl
         lambda f: write_file(f / "run.json", "new"),
         lambda f: (f / "run.json").read_text(),
         {"old", "new"},
+    ),
+    "remove": (
+        lambda f: write(f, "old"),
+        lambda f: remove_folder(f / "a"),
+        lambda f: text_of(f / "a" / "two.txt"),
+        {"oldold", "none"},
     ),
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from preceptor.core import files
-from preceptor.core.drafts import PREFIX, sweep, write_file
+from preceptor.core.drafts import PREFIX, remove_folder, sweep, write_file
 from preceptor.core.errors import OutputError
 from preceptor.core.files import exchange, make_folder
 
@@ -90,3 +90,22 @@ def test_exchange_swaps_folders_in_one_step(tmp_path: Path) -> None:
 def test_exchange_says_where_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files.sys, "platform", "darwin")
     assert not exchange(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_folder_is_removed_whole_and_what_is_not_there_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "old" / "deep").mkdir(parents=True)
+    (tmp_path / "old" / "deep" / "x").write_text("x")
+    assert remove_folder(tmp_path / "old")
+    assert remove_folder(tmp_path / "old")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_taken_away_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").mkdir()
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "rename", fail)
+    assert not remove_folder(tmp_path / "old")
+    assert (tmp_path / "old").is_dir()

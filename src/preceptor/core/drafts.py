@@ -77,6 +77,22 @@ def _remove_if_dead(path: Path) -> bool:
         lock.close()
 
 
+def remove_folder(path: Path) -> bool:
+    """Whether a folder is gone, removed so that a crash at any moment leaves it whole or as a draft, swept later.
+
+    What cannot be taken away stays whole.
+    """
+    aside = path.with_name(draft_name(path.name))
+    try:
+        os.rename(path, aside)
+        # Were the old name to come back after a power cut, it would name what is half removed.
+        sync_folder(path.parent)
+    except OSError:
+        return not path.exists()
+    shutil.rmtree(aside, ignore_errors=True)
+    return True
+
+
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a whole file so that a crash at any moment leaves the old content or the new one.
 

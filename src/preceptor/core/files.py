@@ -4,6 +4,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def sync_and_digest(file: Path) -> tuple[str, int]:
         os.fsync(stream.fileno())
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         return sha256, stream.tell()
+
+
+def require_file(path: Path) -> None:
+    """Refuse what is no file: a pipe may never begin, and a device may never end.
+
+    Raises:
+        OSError: it is something else, or not there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no file, but a folder, a pipe or a device", os.fspath(path))
 
 
 def make_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from preceptor.core.errors import DataError
+from preceptor.core.files import require_file
 from preceptor.core.seeds import derive
 from preceptor.data.document import Document, document_id
 
@@ -101,6 +102,7 @@ def read_lexicon(path: Path) -> dict[str, tuple[str, ...]]:
         DataError: the file cannot be read, or a line holds no two words; names the line.
     """
     try:
+        require_file(path)
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(

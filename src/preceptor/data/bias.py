@@ -13,6 +13,7 @@ from statistics import NormalDist
 from typing import Any
 
 from preceptor.core.errors import DataError
+from preceptor.core.files import require_file
 from preceptor.data.words import WORD
 
 SHIPPED_GROUPS = ("gender", "religion", "origin", "age")
@@ -61,6 +62,7 @@ def read_lexicon(name: str) -> dict[str, tuple[str, ...]]:
     else:
         path = Path(name).expanduser()
         try:
+            require_file(path)
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot be read: {error}", file=path, remedy="name a UTF-8 list of words") from error

@@ -1,16 +1,24 @@
 """Questions with answers: read from a file, and split so that nothing asked in training is asked in the evaluation."""
 
-import json
+import codecs
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 from preceptor.core.errors import DataError, EmptyDataError
+from preceptor.core.files import require_file
 from preceptor.core.seeds import derive
+from preceptor.core.units import human_bytes
 from preceptor.data.document import is_encodable
+from preceptor.data.record_files import STRICT_JSON
+from preceptor.data.source_config import ReadLimits
 
 _SHAPES = (("question", "answer"), ("prompt", "completion"), ("instruction", "output"))
+_FRONT_BYTES = 4096
+_MAX_LIST_BYTES = 256 << 20
+"""A list of JSON can only be read whole, so that its length is bounded; lines are not."""
 _WANTED = " or ".join(" and ".join(pair) for pair in _SHAPES)
 
 
@@ -35,48 +43,64 @@ def split_examples(
     return sides
 
 
-def read_examples(path: Path) -> list[Example]:
+def read_examples(path: Path, max_record_bytes: int = ReadLimits().max_record_bytes) -> list[Example]:
     """The examples of a JSON or JSONL file, whose keys are one of three pairs that the field uses.
 
     Raises:
-        DataError: the file cannot be read, or a record is not such a pair; names the file and the record.
+        DataError: the file cannot be read, or a record is not such a pair or too long; names the file and the record.
         EmptyDataError: there is no example.
     """
     try:
-        raw = path.read_bytes()
+        require_file(path)
+        with path.open("rb") as stream:
+            examples = [_Record(path, *each).example() for each in _records(path, stream, max_record_bytes)]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
             f"cannot be read: {reason}", file=path, remedy="name a file of JSON lines with the keys question and answer"
         ) from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        message = f"byte {raw[error.start]:#04x} at {error.start} is not UTF-8"
-        raise DataError(message, file=path, line=line, remedy="convert the file to UTF-8") from error
-    examples = [_Record(path, *numbered).example() for numbered in _records(path, text)]
     if not examples:
         raise EmptyDataError("holds no example", file=path, remedy="add records with the keys question and answer")
     return examples
 
 
-def _records(path: Path, text: str) -> Iterator[tuple[int | None, int | None, object]]:
+def _records(path: Path, stream: BinaryIO, limit: int) -> Iterator[tuple[int | None, int | None, object]]:
     """Line number, or number in the list, and the record of each example."""
-    if text.lstrip().startswith("["):
+    is_list = stream.read(_FRONT_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    stream.seek(0)
+    if is_list:
         # A text that starts so can only be parsed to a list.
+        text = _text(path, stream.read(_MAX_LIST_BYTES + 1), 1, _MAX_LIST_BYTES)
         records = cast(list[object], _parsed(path, text, None))
         yield from ((None, number, record) for number, record in enumerate(records, 1))
         return
-    # Not splitlines, which also cuts at characters that JSON allows inside a string.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, None, _parsed(path, line, number)
+    for number in itertools.count(1):
+        line = stream.readline(limit + 1)
+        if not line:
+            return
+        if text := _text(path, line, number, limit).strip():
+            yield number, None, _parsed(path, text, number)
+
+
+def _text(path: Path, raw: bytes, line: int, limit: int) -> str:
+    """The text of a line, or of a file that begins at line 1."""
+    if len(raw) > limit:
+        message = f"longer than {human_bytes(limit)}"
+        raise DataError(
+            message, file=path, line=line, remedy="write one JSON object on each line; mend or remove this one"
+        )
+    try:
+        return raw.decode("utf-8-sig" if line == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        line += raw.count(b"\n", 0, error.start)
+        place = error.start - raw.rfind(b"\n", 0, error.start) - 1
+        message = f"byte {raw[error.start]:#04x} at {place} of the line is not UTF-8"
+        raise DataError(message, file=path, line=line, remedy="convert the file to UTF-8") from error
 
 
 def _parsed(path: Path, text: str, line: int | None) -> object:
     try:
-        return json.loads(text)
+        return STRICT_JSON.decode(text)
     except (ValueError, RecursionError) as error:
         line = line if line is not None else getattr(error, "lineno", None)
         remedy = "write one JSON object on each line, or one list of them; mend or remove this record"

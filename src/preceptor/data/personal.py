@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from preceptor.core.errors import ConfigError
+from preceptor.core.files import require_file
 from preceptor.data import contacts, person_names
 from preceptor.data.national_ids import find_national_ids
 from preceptor.data.network_addresses import find_ip_addresses, find_mac_addresses, find_url_credentials
@@ -158,6 +159,7 @@ def _counted(spans: Iterable[Span]) -> dict[str, int]:
 
 def _read_key(path: str) -> bytes:
     try:
+        require_file(Path(path))
         key = Path(path).read_bytes().strip()
     except OSError as error:
         raise ConfigError(

@@ -71,7 +71,8 @@ def _no_number(name: str) -> object:
 
 
 _LENIENT = json.JSONDecoder()
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
+STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
+"""Reads JSON as its definition has it, and refuses what readers disagree on."""
 
 
 def read_jsonl(piece: Piece, config: SourceConfig, limits: ReadLimits) -> Iterator[Record | Flaw]:
@@ -109,7 +110,7 @@ def _skip_line(stream: IO[bytes], line: bytes, limits: ReadLimits) -> int:
 
 def _from_line(line: bytes, number: int, config: SourceConfig, limits: ReadLimits) -> Record | Flaw:
     try:
-        found = _DECODER.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        found = STRICT_JSON.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         message = f"byte {line[error.start]:#04x} at {error.start} of the line is not UTF-8"
         return Flaw("invalid-utf8", message, number)
@@ -171,7 +172,7 @@ def _values(stream: IO[bytes], limits: ReadLimits) -> Iterator[object]:
 def _decode(text: str, place: int) -> tuple[object, int]:
     """The value that starts at a place, or why it is refused, and where it ends."""
     try:
-        return _DECODER.raw_decode(text, place)
+        return STRICT_JSON.raw_decode(text, place)
     except _RefusedError as error:
         return error, _LENIENT.raw_decode(text, place)[1]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from preceptor.core.artifact import Artifact, Draft, Store
 from preceptor.core.config import decode, digest, encode
-from preceptor.core.errors import DataError
+from preceptor.core.errors import ConfigError, DataError
 from preceptor.core.interrupt import Stop
 from preceptor.core.progress import say
 from preceptor.core.seeds import derive
@@ -26,7 +26,7 @@ from preceptor.recipes.run import Run
 from preceptor.recipes.seen import Order
 from preceptor.recipes.stage_notes import StageNote, read_notes, write_notes
 from preceptor.recipes.taint import require_sound
-from preceptor.recipes.unfinished import claim, deciding
+from preceptor.recipes.unfinished import changeable, claim, deciding
 from preceptor.tokenizer import stream, training
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -34,6 +34,7 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from preceptor.recipes.translation import Translator
     from preceptor.train.pretrain import TrainingResult
+    from preceptor.train.rate_finder import Note, RangeTest, RateSweep
 
 FORMAT = 3
 """Counted up when a stage changes what it makes from the same settings, so that older artifacts are not reused."""
@@ -279,6 +280,48 @@ class Pipeline:
 
         return self._stage("finetune", "adapter", settings, parents, make)
 
+    def range_test(self, stage: str, sweep: "RateSweep", note: "Note") -> "RangeTest":
+        """The learning-rate range test of "pretrain" or "finetune"; it leaves nothing but what the stage starts from.
+
+        Raises:
+            ConfigError: the recipe names no examples to fine-tune on.
+        """
+        from preceptor.train.rate_finder import finetuning_range_test, pretraining_range_test
+
+        if stage == "finetune":
+            if not self.run.finetuning.examples:
+                raise ConfigError(
+                    "finetuning.examples is empty: there is nothing to fine-tune on",
+                    path="finetuning.examples",
+                    remedy="name a file of examples, or leave out --stage finetune",
+                )
+            base, tokenizer = self.checkpoint(), Tokenizer.load(self.tokenizer().path)
+            examples, _ = self.examples()
+            return finetuning_range_test(
+                base=base.path,
+                config=self.run.finetuning,
+                train=examples,
+                tokenizer=tokenizer,
+                seed=self.run.seed,
+                sweep=sweep,
+                stop=self.stop,
+                note=note,
+            )
+        tokens, tokenizer, start = self.tokens(), Tokenizer.load(self.tokenizer().path), self.base()
+        model_config = self.run.model if start is None else decode(Run, {"model": start.facts["model"]}).model
+        return pretraining_range_test(
+            model_config=model_config,
+            config=self.run.pretraining,
+            train=stream.TokenStream.open(tokens.path, "train", tokenizer),
+            tokenizer=tokenizer,
+            seed=self.run.seed,
+            blending=self._blending(),
+            base=None if start is None else start.path,
+            sweep=sweep,
+            stop=self.stop,
+            note=note,
+        )
+
     def evaluation(self) -> Artifact:
         """The scores."""
         self._require_examples()
@@ -362,13 +405,12 @@ class Pipeline:
         """The folder of the checkpoints of a stage, which is now known to be this training's."""
         kinds = {"pretrain": "checkpoint", "finetune": "adapter"}
         folder = self._checkpoints(stage, key)
-        free = {name: value for name, value in training.items() if name not in deciding(training)}
         claim(
             folder,
             key,
             settings=settings,
             parents={role: parent.id for role, parent in parents.items()},
-            free=free,
+            free=changeable(training),
             is_finished=lambda other: self.store.find(kinds[stage], other, verify=False) is not None,
             restart=self.restart,
         )

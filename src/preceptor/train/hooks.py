@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import torch
 
+from preceptor.core.drafts import write_file
+from preceptor.core.errors import OutputError
 from preceptor.core.progress import Progress, say
 from preceptor.core.units import human_bytes, human_joules, human_seconds
 from preceptor.models.step_flops import StepFlops
@@ -164,10 +166,10 @@ class MetricsLog:
 
     def _rewrite(self) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
-        except OSError as error:
-            say(f"warning: {self.path} cannot be written ({error.strerror}); training goes on")
+            # Whole or not at all: a kill in the middle of it must not take what earlier sessions have measured.
+            write_file(self.path, "".join(f"{line}\n" for line in self.lines))
+        except OutputError as error:
+            say(f"warning: {error.message}; training goes on")
             self.warned = True
 
 
