@@ -122,6 +122,18 @@ def test_runs_of_other_settings_in_the_same_folder_are_not_taken_for_this_one(tm
     assert comparison.differing["seed"] == [3, 0]
 
 
+def test_settings_that_a_run_is_too_old_or_too_new_to_know_are_compared_too(tmp_path):
+    folders = [run_folder(tmp_path / name, 0.25) for name in ("a", "b")]
+    table = json.loads((folders[0] / "run.json").read_text())
+    del table["run"]["pretraining"]["batch_tokens"], table["run"]["seed"]
+    (folders[0] / "run.json").write_text(json.dumps(table))
+    # What is left out has its default, which the other has said in so many words or not.
+    assert list(compare(folders).differing) == ["pretraining.batch_tokens"]
+    table["run"]["gravity"] = 9.81
+    (folders[0] / "run.json").write_text(json.dumps(table))
+    assert compare(folders).differing["gravity"] == [9.81, None]
+
+
 def test_where_all_share_their_base_the_losses_are_those_of_fine_tuning(tmp_path):
     stages = ("pretrain", "finetune")
     same = [run_folder(tmp_path / name, 0.25, stages) for name in ("a", "b")]
