@@ -66,6 +66,12 @@ def pretraining_order(
         sizes = {name: tokens / max(1, stream.num_tokens) for name, (_, tokens) in _counts(stream).items()}
         epochs = dict.fromkeys(sizes, batches.epochs(num_steps))
         return Order(objective, batches, num_steps, _contributions(stream, sizes, epochs))
+    if Duration.parse(config.duration).is_budget and any(cap for _, cap in blending.sources.values()):
+        raise ConfigError(
+            f"a source has max_epochs, which nobody can keep to in a run of {config.duration}",
+            path="pretraining.duration",
+            remedy="give steps, tokens or epochs, or leave out max_epochs",
+        )
     assert isinstance(objective, CausalObjective | MaskedObjective | PermutationObjective)
     ranges = objective.source_ranges()
     ingredients = [

@@ -65,10 +65,6 @@ def train_model(
         say(f"{label}: going on from step {state.step} of {num_steps}")
     rows = validation_rows(validation, config, batches.seed)
 
-    def validate() -> Validation:
-        width = state.rows_per_microbatch or batches.rows_per_microbatch
-        return measured(engine, validation, rows, width)
-
     def save(state: TrainState) -> None:
         state.cost = read_cost()
         checkpoints.save(engine, optimizer, state, average)
@@ -88,7 +84,9 @@ def train_model(
                 batches,
                 state,
                 length=length,
-                validate=validate,
+                validate=lambda: measured(
+                    engine, validation, rows, state.rows_per_microbatch or batches.rows_per_microbatch
+                ),
                 save=save,
                 keep_best=lambda state: checkpoints.keep_best(engine, state.best_step),
                 go_back=lambda: checkpoints.go_back(engine, optimizer, average),
