@@ -50,6 +50,7 @@ bench: $(VENV)/installed-dev $(PEERS)/installed  ## Speed and memory against rea
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/time_to_loss.py
+	$(BIN)/python benchmarks/activation_memory.py
 
 clean:  ## Remove caches and build products; runs/ and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
