@@ -78,6 +78,15 @@ def test_a_tokenizer_without_the_tokens_of_the_objective_is_told_before_any_work
     assert not list((tmp_path / "artifacts").glob("*"))
 
 
+@pytest.mark.parametrize("recipe", ["encoder-decoder", "two-stream"])
+def test_rows_that_cannot_be_cut_are_told_before_any_work(tmp_path, recipe):
+    run = load_run(recipe, ["pretraining.context_warmup.steps=5"])
+    with pytest.raises(ConfigError, match="tear apart") as caught:
+        Pipeline(run, tmp_path, Stop()).corpus()
+    assert "context_warmup.steps = 0" in caught.value.remedy
+    assert not list((tmp_path / "artifacts").glob("*"))
+
+
 def test_another_tokenizer_under_the_same_path_is_another_artifact(tmp_path, documents):
     path = tmp_path / "theirs.json"
     setting = f'tokenizer={{kind="import", path="{path}"}}'

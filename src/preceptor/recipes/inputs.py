@@ -20,6 +20,7 @@ from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.imports import import_tokenizer
 from preceptor.train.run import PretrainingConfig, require_context
 from preceptor.train.tracking_config import require_loggers
+from preceptor.train.warmup_config import require_cuttable
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
 
@@ -59,6 +60,7 @@ def _require_fit(run: Run) -> None:
         model = run.model
         _require_tokens(run.pretraining.objective, run.tokenizer)
     require_fit(run.pretraining.objective, model.family)
+    require_cuttable(run.pretraining.objective.kind, run.pretraining.context_warmup)
     require_context(model, run.pretraining.context_length)
     if run.finetuning.examples:
         require_context(model, run.finetuning.context_length)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from preceptor.core.errors import ConfigError
 from preceptor.core.seeds import derive
 from preceptor.core.units import Duration
 from preceptor.data.mixture import Blending, Ingredient, Mixture, shares
@@ -19,9 +18,7 @@ from preceptor.objectives.warmup import RowLengths, StepSizes
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.run import PretrainingConfig, TrainingConfig
-
-CUTTABLE = ("causal", "masked")
-"""Objectives whose rows can be cut into pieces that are rows of their own."""
+from preceptor.train.warmup_config import require_cuttable
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ def pretraining_order(
         DataError: the sources cannot give so many rows under their caps.
         ConfigError: the objective does not fit the model, the tokenizer, the blend or rows that are cut.
     """
-    _require_cuttable(config)
+    require_cuttable(config.objective.kind, config.context_warmup)
     seed = derive(seed, "pretraining")
     objective = objective_for(
         config.objective,
@@ -110,18 +107,6 @@ def _counts(stream: TokenStream) -> dict[str, tuple[int, int]]:
     # In floating point, in which NumPy adds weights, counts are exact up to 2**53.
     tokens = np.bincount(stream.sources, weights=np.diff(stream.offsets), minlength=num_sources)
     return {name: (int(documents[source]), int(tokens[source])) for source, name in enumerate(stream.collections)}
-
-
-def _require_cuttable(config: PretrainingConfig) -> None:
-    """Refuse shorter rows where a row is more than its tokens one after another."""
-    kind = config.objective.kind
-    if config.context_warmup.steps and kind not in CUTTABLE:
-        raise ConfigError(
-            f"context_warmup cuts rows into pieces, which would tear apart what the objective {kind!r} reads together",
-            path="pretraining.context_warmup.steps",
-            expected=f"0, or an objective that is {' or '.join(CUTTABLE)}",
-            remedy="set pretraining.context_warmup.steps = 0; pretraining.batch_warmup works for every objective",
-        )
 
 
 def make_batches(objective: Objective, config: TrainingConfig, seed: int) -> Batches:
