@@ -49,6 +49,19 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monk
     ]
 
 
+def test_figures_stand_in_one_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("pretrain", 2, "steps") as bar:
+        bar.board((("loss 3.1", "norm 0.5"), ("12 J",)))
+        bar.advance(2)
+    assert "pretrain  2/2 steps  100 %  loss 3.1 · norm 0.5 · 12 J  done in" in capsys.readouterr().err
+
+
+def test_figures_stand_below_the_bar_on_a_terminal() -> None:
+    show = SHOW.replace("bar.note(f'loss [{step}.5]')", "bar.board(((f'loss [{step}.5]', 'norm 1'), ('12 J',)))")
+    seen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", on_a_terminal(show))
+    assert re.search(r"4/4 steps  100 % *\r?\n +loss \[3\.5\] +norm 1 *\r?\n +12 J", seen)
+
+
 def test_an_error_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ZeroDivisionError), Progress("read", 10) as bar:
         bar.advance(5)
@@ -69,12 +82,12 @@ def test_a_log_does_not_need_rich() -> None:
     assert "saved\n" in done.stderr
 
 
-def on_a_terminal(**environment: str) -> str:
+def on_a_terminal(code: str = SHOW, **environment: str) -> str:
     """What the run prints to a terminal of 100 columns."""
     ours, theirs = pty.openpty()
     env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     with subprocess.Popen(
-        [sys.executable, "-c", SHOW],
+        [sys.executable, "-c", code],
         stdout=subprocess.DEVNULL,
         stderr=theirs,
         env={**env, "TERM": "xterm-256color", "COLUMNS": "100", **environment},

@@ -33,6 +33,7 @@ from preceptor.tokenizer.training import train
 from preceptor.train.blend import pretraining_order
 from preceptor.train.pretrain import pretrain
 from preceptor.train.run import PretrainingConfig
+from preceptor.train.warmup_config import BatchWarmupConfig
 
 MODEL = DecoderConfig(
     hidden_size=16,
@@ -51,6 +52,7 @@ PRETRAINING = PretrainingConfig(
     validation_tokens=64,
     validation_every_steps=15,
     checkpoint_every_steps=100,
+    batch_warmup=BatchWarmupConfig(start_tokens=32, steps=12),
 )
 ONE_STREAM = Blending()
 BLENDED = Blending(MixtureConfig(kind="weights"), {"a": (1.0, 0.0), "b": (3.0, 0.0)})

@@ -3,7 +3,7 @@
 import pytest
 
 from preceptor.core.errors import MismatchError
-from preceptor.recipes.unfinished import claim, deciding
+from preceptor.recipes.unfinished import changeable, claim, deciding
 
 
 def claimed(root, key, settings, parents=None, free=None, finished=(), restart=False):
@@ -78,4 +78,11 @@ def test_a_setting_that_changes_no_number_is_told_and_goes_on(stopped, capsys):
 
 
 def test_settings_of_saving_decide_no_number():
-    assert deciding({"keep_checkpoints": 2, "duration": "1 epoch"}) == {"duration": "1 epoch"}
+    memory = {"optimizer_bits": 8, "keep_activations_in": "disk"}
+    training = {"keep_checkpoints": 2, "duration": "1 epoch", "memory": memory, "tracking": {"loggers": []}}
+    assert deciding(training) == {"duration": "1 epoch", "memory": {"optimizer_bits": 8}}
+    assert changeable(training) == {
+        "keep_checkpoints": 2,
+        "tracking": {"loggers": []},
+        "memory": {"keep_activations_in": "disk"},
+    }

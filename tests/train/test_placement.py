@@ -13,9 +13,10 @@ from preceptor.core.errors import ConfigError
 from preceptor.models.decoder import build
 from preceptor.nn.float8 import Float8Linear, to_float8
 from preceptor.parallel.engine import moved, place
+from preceptor.train.activations import blocks_of
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.optim import Optimizer
-from preceptor.train.placement import layers, pays_to_compile, prepared, rows_that_fit
+from preceptor.train.placement import pays_to_compile, prepared, rows_that_fit
 from preceptor.train.precision_config import PrecisionConfig
 from preceptor.train.state import TrainState
 from preceptor.train.step import LossScale, StepGradients
@@ -182,7 +183,6 @@ def test_real_memory_that_runs_out_is_survived(tmp_path):
         from preceptor.parallel.engine import place
         from preceptor.train.optim import Optimizer
         from preceptor.train.state import TrainState
-from preceptor.train.step import LossScale, StepGradients
         from toy_training import CONFIG, MODEL, parts, train
         from dataclasses import replace
 
@@ -227,6 +227,6 @@ def test_every_family_has_layers_to_compile():
     from preceptor.models.encoder_decoder import build as build_encoder_decoder
     from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
 
-    assert len(layers(build(MODEL))) == 2
+    assert len(blocks_of(build(MODEL))) == 2
     config = EncoderDecoderConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_decoder_layers=3)
-    assert len(layers(build_encoder_decoder(config))) == 5
+    assert len(blocks_of(build_encoder_decoder(config))) == 5

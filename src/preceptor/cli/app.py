@@ -11,7 +11,9 @@ from typing import Any
 import click
 
 from preceptor import __version__
+from preceptor.cli.compare import compare
 from preceptor.cli.data import data
+from preceptor.cli.find_rate import find_rate
 from preceptor.cli.models import chat, generate, model
 from preceptor.cli.recipes import recipes
 from preceptor.cli.stages import evaluate, finetune, pretrain, report, run
@@ -73,7 +75,8 @@ def cli(context: click.Context, debug: bool) -> None:
     context.obj = {"debug": debug}
 
 
-for command in (run, data, tokenizer, pretrain, finetune, evaluate, report, generate, chat, model, recipes):
+_STAGES = (run, data, tokenizer, pretrain, finetune, evaluate, report)
+for command in (*_STAGES, find_rate, compare, generate, chat, model, recipes):
     cli.add_command(command)
 
 

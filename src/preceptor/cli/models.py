@@ -145,8 +145,9 @@ def attention(
     FOLDER holds a model and its tokenizer, or is the folder of a run, whose pre-trained model is taken without adapter.
     """
     from preceptor.evaluate.inspection import attention_maps
+    from preceptor.recipes.look import check_suffix
     from preceptor.recipes.model_lookup import find_model
-    from preceptor.recipes.model_plots import check_suffix, chosen_panels, draw_attention
+    from preceptor.recipes.model_plots import chosen_panels, draw_attention
 
     check_suffix(picture)
     if heads and all_heads:
@@ -170,8 +171,9 @@ def norms(folder: Path, text: str, picture: Path, target: str, as_json: bool) ->
     is the folder of a run, whose pre-trained model is taken without its adapter.
     """
     from preceptor.evaluate.inspection import norms as measure
+    from preceptor.recipes.look import check_suffix
     from preceptor.recipes.model_lookup import find_model
-    from preceptor.recipes.model_plots import check_suffix, draw_norms
+    from preceptor.recipes.model_plots import draw_norms
     from preceptor.recipes.model_table import norms_json, print_norms
 
     check_suffix(picture)

@@ -73,10 +73,12 @@ class StageGroup(click.Group):
 
 
 @contextlib.contextmanager
-def open_pipeline(words: tuple[str, ...], out: Path, *, of_folder: bool = False) -> Iterator["Pipeline"]:
+def open_pipeline(
+    words: tuple[str, ...], out: Path, *, of_folder: bool = False, is_trial: bool = False
+) -> Iterator["Pipeline"]:
     """The pipeline of a run in its folder, which no other run can use meanwhile; run.json is written first.
 
-    With ``of_folder`` it is the run that the folder holds, where no recipe is named.
+    With ``of_folder`` it is the run that the folder holds, where no recipe is named. A trial leaves run.json alone.
     """
     from preceptor.core.interrupt import grace
     from preceptor.core.lock import hold
@@ -91,7 +93,8 @@ def open_pipeline(words: tuple[str, ...], out: Path, *, of_folder: bool = False)
 
         context = click.get_current_context(silent=True)
         pipeline = Pipeline(run, out, stop, restart=context is not None and context.meta.get(_RESTART, False))
-        write_run_file(run, out)
+        if not is_trial:
+            write_run_file(run, out)
         try:
             yield pipeline
         except Exception as error:

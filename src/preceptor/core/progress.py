@@ -3,8 +3,9 @@
 import os
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from preceptor.core.units import human_count, human_seconds
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _SECONDS_BETWEEN_LINES = 5.0
+_DRAWS_PER_SECOND = 4
 
 
 def say(text: str) -> None:
@@ -42,6 +44,7 @@ class Progress:
         self.unit = unit
         self.done: float = 0
         self.text = ""
+        self._rows: Sequence[Sequence[str]] = ()
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._started = self._last_line = time.monotonic()
@@ -51,7 +54,7 @@ class Progress:
         # One bar at a time: what runs inside another piece of work prints lines above that one's bar.
         if is_terminal() and not Progress._on_screen:
             self._bar = _new_bar()
-            self._task = self._bar.add_task(self.label, total=self.total, amount=self._amount(), text="")
+            self._task = self._bar.add_task(self.label, total=self.total, amount=self._amount(), text="", rows=())
             self._bar.start()
             Progress._on_screen = True
         return self
@@ -65,7 +68,7 @@ class Progress:
             Progress._on_screen = False
         seconds = human_seconds(time.monotonic() - self._started)
         ending = f"stopped after {seconds}" if kind else f"done in {seconds}"
-        say("  ".join(filter(None, [self.label, self._amount(), self.text, ending])))
+        say("  ".join(filter(None, [self.label, self._amount(), self._words(), ending])))
 
     def advance(self, amount: float = 1) -> None:
         """Count more work as done."""
@@ -77,6 +80,15 @@ class Progress:
         self.text = text
         self._show()
 
+    def board(self, rows: Sequence[Sequence[str]]) -> None:
+        """Show rows of figures: below the bar on a terminal, one behind the other in a log."""
+        self._rows = rows
+        self._show()
+
+    def _words(self) -> str:
+        """The note, or all figures in one line."""
+        return self.text or " · ".join(figure for row in self._rows for figure in row)
+
     def _amount(self) -> str:
         done = human_count(self.done)
         if self.total is None:
@@ -86,24 +98,47 @@ class Progress:
 
     def _show(self) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done, amount=self._amount(), text=self.text)
+            shown: dict[str, Any] = {"amount": self._amount(), "text": self.text, "rows": self._rows}
+            self._bar.update(self._task, completed=self.done, total=self.total, **shown)
             return
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            say("  ".join(filter(None, [self.label, self._amount(), self.text])))
+            say("  ".join(filter(None, [self.label, self._amount(), self._words()])))
 
 
 def _new_bar() -> "Bar":
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from collections.abc import Iterable
 
-    return Progress(
+    from rich.console import Console, RenderableType
+    from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+    from rich.text import Text
+
+    class Left(TimeRemainingColumn):
+        """The time left, where no figure says it better."""
+
+        def render(self, task: Task) -> Text:
+            return Text() if task.fields["rows"] else super().render(task)
+
+    class Board(Progress):
+        """A bar with rows of figures below it, in columns."""
+
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            for task in self.tasks:
+                grid = Table.grid(padding=(0, 3))
+                for row in task.fields["rows"]:
+                    grid.add_row("", *(Text(figure, no_wrap=True) for figure in row))
+                yield grid
+
+    return Board(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[amount]}", markup=False),
-        TimeRemainingColumn(compact=True),
+        Left(compact=True),
         TextColumn("{task.fields[text]}", markup=False),
         console=Console(stderr=True),
+        refresh_per_second=_DRAWS_PER_SECOND,
         transient=True,
     )

@@ -12,7 +12,7 @@ from preceptor.models.initialisation import draw_weights
 from preceptor.models.language_model import LanguageModel
 from preceptor.nn.attention import Attention, AttentionShape, KeyValueCache
 from preceptor.nn.inputs import Inputs
-from preceptor.nn.layers import FeedForward, RMSNorm
+from preceptor.nn.layers import FeedForward, RMSNorm, is_dropped
 from preceptor.nn.masks import cache_mask, self_attention_mask
 from preceptor.nn.positions import RotaryEmbedding
 from preceptor.nn.rope_scaling import RopeScaling
@@ -124,7 +124,8 @@ class Backbone(nn.Module):
         context = _Context(masks, self._rotations(positions_BT), cache, num_keys)
         x_BTD = self.dropout(x_BTD)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, context)
+            if not is_dropped(self.config.layer_drop, self.training):
+                x_BTD = layer(x_BTD, context)
         return self.norm(x_BTD)  # type: ignore[no-any-return]
 
     def _rotations(self, positions_BT: Tensor) -> dict[int, tuple[Tensor, Tensor]]:

@@ -1,7 +1,7 @@
 """A model counted before it exists: its tensors, the arithmetic of a token, and the memory that it takes."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -139,7 +139,7 @@ def _groups(named: Mapping[str, nn.Parameter]) -> tuple[TensorGroup, ...]:
     )
 
 
-def _output_matrix(model: LanguageModel) -> torch.Tensor | None:
+def output_matrix(model: LanguageModel) -> torch.Tensor | None:
     """The matrix that scores tokens; None where the model has none."""
     if getattr(model.config, "lm_head", True) is False:
         return None
@@ -149,12 +149,12 @@ def _output_matrix(model: LanguageModel) -> torch.Tensor | None:
 def _embedding_parameters(model: LanguageModel) -> int:
     """Parameters of every table that is looked up, and of the output layer's matrix; each once."""
     tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
-    output = _output_matrix(model)
+    output = output_matrix(model)
     found = {id(weight): weight.numel() for weight in [*tables, *([] if output is None else [output])]}
     return sum(found.values())
 
 
-def _attentions(model: LanguageModel) -> list[tuple[int, int, RelativeAttention | Attention]]:
+def attentions(model: LanguageModel) -> list[tuple[int, int, RelativeAttention | Attention]]:
     """Heads, size of a head and layer of every attention."""
     found: list[tuple[int, int, RelativeAttention | Attention]] = []
     for module in model.modules():
@@ -163,6 +163,15 @@ def _attentions(model: LanguageModel) -> list[tuple[int, int, RelativeAttention 
         elif isinstance(module, RelativeAttention):
             found.append((*module.heads, module))
     return found
+
+
+def multiplied_layers(model: LanguageModel) -> Iterator[tuple[str, nn.Linear]]:
+    """Name and layer of every linear layer that each token goes through; heads and the output layer do not count."""
+    output = output_matrix(model)
+    for name, module in model.named_modules():
+        is_head = name.startswith("heads.") or name.endswith("pooler") or getattr(module, "weight", None) is output
+        if isinstance(module, nn.Linear) and not is_head and not name.endswith("r_proj"):
+            yield name, module
 
 
 def _arithmetic(model: LanguageModel, context: int) -> Arithmetic:
@@ -177,14 +186,11 @@ def _arithmetic(model: LanguageModel, context: int) -> Arithmetic:
     Source: Kaplan et al. 2020, table 1 (2 for each weight outside the embeddings); Chowdhery et al. 2022, PaLM,
     appendix B (6 for each weight, and 12 times layers, heads, their size and the context, with backward).
     """
-    output = _output_matrix(model)
+    output = output_matrix(model)
     weights = 0 if output is None else 2 * output.numel()
-    for name, module in model.named_modules():
-        is_head = name.startswith("heads.") or name.endswith("pooler") or getattr(module, "weight", None) is output
-        if isinstance(module, nn.Linear) and not is_head and not name.endswith("r_proj"):
-            weights += 2 * module.weight.numel()
+    weights += sum(2 * layer.weight.numel() for _, layer in multiplied_layers(model))
     attention, distances = 0, 2 * context - 1
-    for heads, size, module in _attentions(model):
+    for heads, size, module in attentions(model):
         attention += 4 * context * heads * size
         if isinstance(module, RelativeAttention):
             attention += 2 * distances * heads * size + 2 * distances * module.r_proj.weight.numel() // context
@@ -233,7 +239,7 @@ def _activation_values(model: LanguageModel) -> int:
             values += 2 * module.weight.numel()
         elif isinstance(module, FeedForward):
             values += module.up_proj.out_features * (2 if module.gate_proj is None else 4)
-    for heads, size, module in _attentions(model):
+    for heads, size, module in attentions(model):
         own = module.shape.num_key_value_heads if isinstance(module, Attention) else heads
         values += 2 * (heads + own) * size
     return values

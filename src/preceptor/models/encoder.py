@@ -12,7 +12,7 @@ from preceptor.models.initialisation import draw_weights
 from preceptor.models.language_model import LanguageModel
 from preceptor.nn.attention import Attention, AttentionShape
 from preceptor.nn.inputs import Inputs
-from preceptor.nn.layers import ACTIVATIONS, FeedForward
+from preceptor.nn.layers import ACTIVATIONS, FeedForward, is_dropped
 from preceptor.nn.masks import self_attention_mask
 from preceptor.nn.positions import RotaryEmbedding
 
@@ -115,7 +115,8 @@ class Encoder(LanguageModel):
         masks = {w: self_attention_mask(inputs, dtype, causal=False, window=w) for w in self.windows}
         context = _Context(masks, self._rotations(inputs.places()))
         for layer in self.layers:
-            x_BTD = layer(x_BTD, context)
+            if not is_dropped(self.config.layer_drop, self.training):
+                x_BTD = layer(x_BTD, context)
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)  # type: ignore[no-any-return]
 
     def _embedded(self, inputs: Inputs) -> Tensor:

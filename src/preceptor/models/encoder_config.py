@@ -67,6 +67,8 @@ class EncoderConfig:
     """Whether the output layer shares the embedding's weights."""
     dropout: float = 0.0
     """Probability of dropping an element of the embedding, attention weights and each layer's output in training."""
+    layer_drop: float = 0.0
+    """Probability of leaving out a whole layer in a training pass; in evaluation every layer runs, as it is."""
     initialisation: Scheme = "normal"
     """How the starting weights are drawn; small, xavier and depth take their spread from the shape."""
     initializer_range: float = 0.02
@@ -94,8 +96,9 @@ class EncoderConfig:
             raise ValueError(f"hidden_size / num_attention_heads must be even for rotary positions: {self.head_dim}")
         if self.max_position_embeddings < 2:
             raise ValueError(f"max_position_embeddings must be at least 2, got {self.max_position_embeddings}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        for name in ("dropout", "layer_drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
 
     @property
     def head_dim(self) -> int:

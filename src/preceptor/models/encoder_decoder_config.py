@@ -71,6 +71,8 @@ class EncoderDecoderConfig:
     """The same for attention weights."""
     activation_dropout: float = 0.0
     """The same inside the feed-forward layer."""
+    layer_drop: float = 0.0
+    """Probability of leaving out a whole layer in a training pass; in evaluation every layer runs, as it is."""
     initializer: Literal["mesh", "normal", "xavier"] = "mesh"
     """How weights start. mesh: normal, scaled by what each layer reads (T5); normal: all alike (BART); xavier: uniform,
     scaled by what each layer reads and writes (Glorot and Bengio 2010)."""
@@ -91,7 +93,7 @@ class EncoderDecoderConfig:
             raise ValueError(f"max_position_embeddings must be at least 2, got {self.max_position_embeddings}")
         if self.hidden_act not in get_args(HiddenAct):
             raise ValueError(f"hidden_act is {self.hidden_act!r}; known are {', '.join(get_args(HiddenAct))}")
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layer_drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
 from preceptor.nn.attention import Attention, AttentionShape, KeyValueCache
 from preceptor.nn.inputs import Inputs
-from preceptor.nn.layers import FeedForward, RMSNorm
+from preceptor.nn.layers import FeedForward, RMSNorm, is_dropped
 from preceptor.nn.masks import cache_mask, self_attention_mask
 from preceptor.nn.relative_bias import RelativeBias
 from preceptor.nn.sinusoids import SinusoidalEmbedding
@@ -139,7 +139,8 @@ class Stack(nn.Module):
             x_BTD = self.layernorm_embedding(x_BTD)
         x_BTD = self.dropout(x_BTD)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, context)
+            if not is_dropped(self.config.layer_drop, self.training):
+                x_BTD = layer(x_BTD, context)
         return x_BTD if self.layer_norm is None else self.dropout(self.layer_norm(x_BTD))
 
     def mask(self, inputs: Inputs, dtype: torch.dtype) -> Tensor | None:

@@ -59,6 +59,9 @@ def to_config_json(config: Any, end_of_text_id: int | None = None) -> dict[str, 
     }
     if end_of_text_id is not None:
         table |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_text_id)
+    if config.layer_drop:
+        # No architecture of transformers has one probability for all layers; its programs keep the key and ignore it.
+        table["layer_drop"] = config.layer_drop
     return {**table, **architecture.to_json(config)}
 
 
@@ -75,9 +78,8 @@ def from_config_json(table: Mapping[str, Any], where: Path) -> tuple[Architectur
             f"{where}: model_type is {table.get('model_type')!r}, which is not a model that is known here",
             remedy=f"use a model of one of these types: {', '.join(known)}",
         )
-    values = {
-        ours: table[theirs] for ours, theirs in architecture.config_names.items() if table.get(theirs) is not None
-    }
+    names = {"layer_drop": "layer_drop", **architecture.config_names}
+    values = {ours: table[theirs] for ours, theirs in names.items() if table.get(theirs) is not None}
     try:
         fields = {**architecture.family.defaults(values), **architecture.fixed, **values}
         return architecture, architecture.family.config(**{**fields, **architecture.from_json(table)})

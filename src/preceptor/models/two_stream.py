@@ -13,7 +13,7 @@ from preceptor.models.family import ModelFamily
 from preceptor.models.language_model import LanguageModel
 from preceptor.models.two_stream_config import TwoStreamConfig
 from preceptor.nn.inputs import Inputs
-from preceptor.nn.layers import FeedForward
+from preceptor.nn.layers import FeedForward, is_dropped
 from preceptor.nn.losses import IGNORED, cross_entropy_sum, token_losses
 from preceptor.nn.masks import additive
 from preceptor.nn.relative import Relations, RelativeAttention, distance_vectors
@@ -47,7 +47,7 @@ class _States(NamedTuple):
     content_BTD: Tensor
     query_BMD: Tensor | None
     layers_LBTD: list[Tensor]
-    """What each layer read of the tokens' content, before any memory."""
+    """What each layer read of the tokens' content, before any memory; nothing where it is not to be remembered."""
 
 
 class Backbone(nn.Module):
@@ -61,7 +61,9 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, inputs: Inputs, places_BM: Tensor | None, memory_LBSD: Tensor | None) -> _States:
+    def forward(
+        self, inputs: Inputs, places_BM: Tensor | None, memory_LBSD: Tensor | None, *, remember: bool = False
+    ) -> _States:
         """The last states; the query stream runs at the given places only, or not at all."""
         content_BTD = self.embed_tokens(inputs.tokens_BT)
         num_tokens = content_BTD.shape[1]
@@ -74,9 +76,11 @@ class Backbone(nn.Module):
         layers_LBTD = []
         for number, layer in enumerate(self.layers):
             content_BTD = x_BQD[:, :num_tokens]
-            layers_LBTD.append(content_BTD)
+            if remember:
+                layers_LBTD.append(content_BTD)
             read_BSD = content_BTD if memory_LBSD is None else torch.cat((memory_LBSD[number], content_BTD), dim=1)
-            x_BQD = layer(x_BQD, read_BSD, relations)
+            if not is_dropped(self.config.layer_drop, self.training):
+                x_BQD = layer(x_BQD, read_BSD, relations)
         x_BQD = self.dropout(x_BQD)
         query_BMD = None if places_BM is None else x_BQD[:, num_tokens:]
         return _States(x_BQD[:, :num_tokens], query_BMD, layers_LBTD)
@@ -193,7 +197,7 @@ class TwoStream(LanguageModel):
         if memory_LBSD is not None or inputs.before is None:
             return memory_LBSD
         with torch.no_grad():
-            return torch.stack(self.model(inputs.before, None, None).layers_LBTD)
+            return torch.stack(self.model(inputs.before, None, None, remember=True).layers_LBTD)
 
     def two_streams(self, inputs: Inputs, places_BM: Tensor | None = None, memory_LBSD: Tensor | None = None) -> Tensor:
         """The last query states at the given places of each row, of shape B M D; at all places when left out.
@@ -216,7 +220,7 @@ class TwoStream(LanguageModel):
 
         No gradient flows through a memory. Source: Dai et al. 2019, Transformer-XL, section 3.2.
         """
-        states = self.model(inputs, None, memory_LBSD)
+        states = self.model(inputs, None, memory_LBSD, remember=True)
         return states.content_BTD, self._remembered(states, memory_LBSD)
 
     def _remembered(self, states: _States, memory_LBSD: Tensor | None) -> Tensor:
@@ -278,7 +282,7 @@ class TwoStream(LanguageModel):
         order_BT = torch.zeros_like(next_BT)
         order_BT[:, -1] = 1
         places_B1 = torch.full_like(tokens_BT[:, :1], tokens_BT.shape[1])
-        states = self.model(Inputs(next_BT, order_BT=order_BT), places_B1, memory_LBSD)
+        states = self.model(Inputs(next_BT, order_BT=order_BT), places_B1, memory_LBSD, remember=True)
         return self.score(states.query_BMD[:, 0]), self._remembered(states, memory_LBSD)[:, :, :-_REREAD]
 
 

@@ -38,6 +38,8 @@ class TwoStreamConfig:
     """Small number that keeps the normalisation finite."""
     dropout: float = 0.0
     """Probability of dropping an element of embeddings, attention weights, each layer's output and the last states."""
+    layer_drop: float = 0.0
+    """Probability of leaving out a whole layer in a training pass; in evaluation every layer runs, as it is."""
     initializer_range: float = 0.02
     """Standard deviation of the starting weights."""
 
@@ -55,8 +57,9 @@ class TwoStreamConfig:
             )
         if self.hidden_size % 2:
             raise ValueError(f"hidden_size must be even for sines and cosines of distances, got {self.hidden_size}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        for name in ("dropout", "layer_drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
 
     @property
     def head_dim(self) -> int:

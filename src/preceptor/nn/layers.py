@@ -12,6 +12,17 @@ def relu_squared(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
+def is_dropped(probability: float, training: bool) -> bool:
+    """Whether a layer is left out of this pass, so that its input is its output; drawn for the whole batch.
+
+    In evaluation no layer is left out and none is scaled, so what a layer adds there is, to what it added in training
+    on average, as one is to the share of passes in which it ran.
+
+    Source: Fan et al. 2019, LayerDrop, section 3.1; after Huang et al. 2016, stochastic depth.
+    """
+    return training and probability > 0 and torch.rand(()).item() < probability
+
+
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by its tanh approximation, as GPT-2 has it. Source: Hendrycks and Gimpel 2016."""
     return F.gelu(x, approximate="tanh")

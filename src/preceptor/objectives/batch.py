@@ -1,7 +1,8 @@
 """What an objective hands to a model, what it gets back, and the order in which samples come."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Mixture
 from preceptor.nn.inputs import Inputs
+from preceptor.objectives.warmup import RowLengths, StepSizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Batches:
     """The batches of every step: a function of (seed, step), so that resuming needs nothing but the step.
 
     Each epoch visits every row once, in an order of its own; where sources are blended, each has epochs of its own. A
-    step may straddle two epochs.
+    step may straddle two epochs, and the first steps may be smaller, or of shorter rows, than the others.
     """
 
     objective: Objective
@@ -83,12 +85,24 @@ class Batches:
     blend: Blend | None = None
     noise: Callable[[Batch, int, int], Batch] | None = None
     """Changes a micro-batch, given the step and the place of its first row in the step."""
+    growth: StepSizes | None = None
+    """How many rows each step has, where they are not all alike."""
+    row_lengths: RowLengths | None = None
+    """How long the pieces are into which the rows of each step are cut."""
+    scales_rate: bool = False
+    """Whether a step of fewer rows learns at a lower rate."""
+
+    @property
+    def sizes(self) -> StepSizes:
+        """How many rows each step has."""
+        return self.growth or StepSizes(self.rows_per_step)
 
     def rows(self, step: int) -> list[int]:
         """The rows of a step in order."""
         orders: dict[tuple[int, ...], KeyedPermutation] = {}
         rows = []
-        for sample in range(step * self.rows_per_step, (step + 1) * self.rows_per_step):
+        first_sample = self.sizes.first(step)
+        for sample in range(first_sample, first_sample + self.sizes.rows(step)):
             first, count, epoch, place = self._place(sample)
             if epoch not in orders:
                 orders[epoch] = self._order(count, epoch)
@@ -110,12 +124,12 @@ class Batches:
 
     def steps_of(self, row: int, num_steps: int) -> list[int]:
         """The steps before ``num_steps`` whose batch holds a row, in increasing order; found without drawing them."""
-        num_samples = num_steps * self.rows_per_step
+        num_samples = self.sizes.first(num_steps)
         steps = []
         epoch = 0
         while (sample := self._sample_of(row, epoch)) is not None and sample[0] < num_samples:
             if sample[1] < num_samples:
-                steps.append(sample[1] // self.rows_per_step)
+                steps.append(self.sizes.step_of(sample[1]))
             epoch += 1
         # Inside a block of the mixture a later epoch of a small source may come first.
         return sorted(steps)
@@ -138,18 +152,44 @@ class Batches:
     def at(self, step: int) -> list[Batch]:
         """The micro-batches of a step."""
         rows, size = self.rows(step), self.rows_per_microbatch
-        first = step * self.rows_per_step
+        first = self.sizes.first(step)
         batches = [
-            self.objective.collate(rows[start : start + size], range(first + start, first + start + size))
+            self.objective.collate(
+                rows[start : start + size], range(first + start, first + min(start + size, len(rows)))
+            )
             for start in range(0, len(rows), size)
         ]
-        if self.noise is None:
+        if self.noise is not None:
+            batches = [self.noise(batch, step, number * size) for number, batch in enumerate(batches)]
+        if self.row_lengths is None:
             return batches
-        return [self.noise(batch, step, number * size) for number, batch in enumerate(batches)]
+        return [cut(batch, self.row_lengths.at(step)) for batch in batches]
+
+    def rate_scale(self, step: int) -> float:
+        """What the learning rate of a step is multiplied by for its size."""
+        return math.sqrt(self.sizes.rows(step) / self.sizes.full) if self.scales_rate else 1.0
 
     def epochs(self, steps: int) -> float:
         """How many times the data is seen in that many steps; with blended sources, on the average."""
-        return steps * self.rows_per_step / self.objective.num_rows
+        return self.sizes.first(steps) / self.objective.num_rows
+
+
+def cut(batch: Batch, length: int) -> Batch:
+    """The batch whose rows are the pieces of so many tokens of its rows, in order; what is said stays as it was.
+
+    Positions are kept, so that every one of them is trained, and a piece sees nothing of the others.
+    """
+    if batch.tokens_BT.shape[1] == length:
+        return batch
+    tokens_BT, places_BT, segments_BT, *others = batch.inputs
+    # Whatever else a model reads (a prefix, a memory, a source) belongs to the row as a whole.
+    assert not any(each is not None for each in others)
+    cut_inputs = Inputs(
+        tokens_BT.reshape(-1, length),
+        None if places_BT is None else places_BT.reshape(-1, length),
+        None if segments_BT is None else segments_BT.reshape(-1, length),
+    )
+    return replace(batch, inputs=cut_inputs, labels_BT=batch.labels_BT.reshape(-1, length))
 
 
 def to_tensor(array: np.ndarray) -> Tensor:

@@ -7,6 +7,7 @@ from preceptor.core.errors import ArtifactError
 from preceptor.recipes.taint import sound, usable
 
 JSON_FILE, HTML_FILE = "report.json", "report.html"
+TRAINING_STAGES = ("pretrain", "finetune")
 MODEL_CONFIG_FILE = "config.json"
 """What tells a folder with a model from others."""
 

@@ -19,6 +19,7 @@ from preceptor.recipes.run import Run
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.imports import import_tokenizer
 from preceptor.train.run import PretrainingConfig, require_context
+from preceptor.train.tracking_config import require_loggers
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
 
@@ -47,7 +48,9 @@ def require(run: Run) -> None:
 
 
 def _require_fit(run: Run) -> None:
-    """Refuse stages that do not go together."""
+    """Refuse stages that do not go together, and loggers that are not installed."""
+    require_loggers(run.pretraining.tracking, "pretraining.tracking")
+    require_loggers(run.finetuning.tracking, "finetuning.tracking")
     if run.base.model:
         from preceptor.recipes.model_lookup import config_at
 

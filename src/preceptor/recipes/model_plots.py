@@ -14,24 +14,10 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from preceptor.core.drafts import write_file
 from preceptor.core.errors import ConfigError
 from preceptor.evaluate.inspection import AttentionMap, Norms
-from preceptor.recipes.look import ACCENT, SECOND, STYLE
+from preceptor.recipes.look import ACCENT, SECOND, STYLE, check_suffix
 
-SUFFIXES = (".png", ".svg")
 _COLUMNS = 4
 _POWER = 10.0
-
-
-def check_suffix(path: Path) -> None:
-    """Refuse a file that is neither PNG nor SVG.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(
-            f"{path} ends in {path.suffix or 'nothing'!r}, and plots are written as PNG or SVG",
-            remedy=f"name a file such as {path.with_suffix('.png').name} or {path.with_suffix('.svg').name}",
-        )
 
 
 def chosen_panels(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from preceptor.core.artifact import Artifact, Draft, Store
 from preceptor.core.config import decode, digest, encode
-from preceptor.core.errors import DataError
+from preceptor.core.errors import ConfigError, DataError
 from preceptor.core.interrupt import Stop
 from preceptor.core.progress import say
 from preceptor.core.seeds import derive
@@ -17,14 +17,16 @@ from preceptor.data.examples import Example, read_examples, split_examples
 from preceptor.data.mixture import Blending
 from preceptor.data.shards import SPLITS
 from preceptor.data.withdrawal import withdrawn
+from preceptor.footprint.live import LiveMeter
 from preceptor.footprint.meter import Meter, Reading, measure
 from preceptor.models.config import ModelConfig
 from preceptor.recipes import base_model, inputs, python_docs
-from preceptor.recipes.folder import newest_model
+from preceptor.recipes.folder import TRAINING_STAGES, newest_model
 from preceptor.recipes.run import Run
 from preceptor.recipes.seen import Order
+from preceptor.recipes.stage_notes import StageNote, read_notes, write_notes
 from preceptor.recipes.taint import require_sound
-from preceptor.recipes.unfinished import claim, deciding
+from preceptor.recipes.unfinished import changeable, claim, deciding
 from preceptor.tokenizer import stream, training
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -32,6 +34,7 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from preceptor.recipes.translation import Translator
     from preceptor.train.pretrain import TrainingResult
+    from preceptor.train.rate_finder import Note, RangeTest, RateSweep
 
 FORMAT = 3
 """Counted up when a stage changes what it makes from the same settings, so that older artifacts are not reused."""
@@ -62,11 +65,13 @@ class Pipeline:
     """Whether an unfinished training with other settings or data may be thrown away."""
     rows: list[StageRow] = field(default_factory=list)
     _made: dict[str, Artifact] = field(default_factory=dict)
+    _noted: dict[str, StageNote] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Open the store and clear away what killed runs have left."""
         self.store = Store(self.out / "artifacts")
         self.store.sweep()
+        self._noted = read_notes(self.out, encode(self.run))
 
     def corpus(self) -> Artifact:
         """The corpus.
@@ -207,7 +212,7 @@ class Pipeline:
                     seed=self.run.seed,
                     metrics=self.out / "metrics" / f"pretrain-{key[:12]}.jsonl",
                     stop=self.stop,
-                    read_cost=lambda: meter.read().facts(),
+                    read_cost=LiveMeter(meter),
                     blending=self._blending(),
                     base=None if base is None else base.path,
                 )
@@ -269,11 +274,53 @@ class Pipeline:
                     seed=self.run.seed,
                     metrics=self.out / "metrics" / f"finetune-{key[:12]}.jsonl",
                     stop=self.stop,
-                    read_cost=lambda: meter.read().facts(),
+                    read_cost=LiveMeter(meter),
                 )
             _take(result, draft)
 
         return self._stage("finetune", "adapter", settings, parents, make)
+
+    def range_test(self, stage: str, sweep: "RateSweep", note: "Note") -> "RangeTest":
+        """The learning-rate range test of "pretrain" or "finetune"; it leaves nothing but what the stage starts from.
+
+        Raises:
+            ConfigError: the recipe names no examples to fine-tune on.
+        """
+        from preceptor.train.rate_finder import finetuning_range_test, pretraining_range_test
+
+        if stage == "finetune":
+            if not self.run.finetuning.examples:
+                raise ConfigError(
+                    "finetuning.examples is empty: there is nothing to fine-tune on",
+                    path="finetuning.examples",
+                    remedy="name a file of examples, or leave out --stage finetune",
+                )
+            base, tokenizer = self.checkpoint(), Tokenizer.load(self.tokenizer().path)
+            examples, _ = self.examples()
+            return finetuning_range_test(
+                base=base.path,
+                config=self.run.finetuning,
+                train=examples,
+                tokenizer=tokenizer,
+                seed=self.run.seed,
+                sweep=sweep,
+                stop=self.stop,
+                note=note,
+            )
+        tokens, tokenizer, start = self.tokens(), Tokenizer.load(self.tokenizer().path), self.base()
+        model_config = self.run.model if start is None else decode(Run, {"model": start.facts["model"]}).model
+        return pretraining_range_test(
+            model_config=model_config,
+            config=self.run.pretraining,
+            train=stream.TokenStream.open(tokens.path, "train", tokenizer),
+            tokenizer=tokenizer,
+            seed=self.run.seed,
+            blending=self._blending(),
+            base=None if start is None else start.path,
+            sweep=sweep,
+            stop=self.stop,
+            note=note,
+        )
 
     def evaluation(self) -> Artifact:
         """The scores."""
@@ -315,6 +362,7 @@ class Pipeline:
             return self._made[stage]
         self.stop.check()
         key = self._key(stage, settings, parents)
+        self._note(stage, key, "")
         artifact = self.store.find(kind, key)
         require_sound(self.out, [artifact])
         reused = artifact is not None
@@ -327,10 +375,20 @@ class Pipeline:
                 draft.notes["cost"] = reading.add(earlier).facts()
             artifact = draft.artifact
             self._forget_checkpoints(stage, key)
+        self._note(stage, key, artifact.id)
+        if stage in TRAINING_STAGES:
+            from preceptor.recipes.curves import keep_curves
+
+            keep_curves(self.out, stage, artifact)
         say(f"{stage}: {'exists' if reused else 'made'}, {kind} {artifact.path.name}")
         self._made[stage] = artifact
         self.rows.append(StageRow(stage, artifact, reused))
         return artifact
+
+    def _note(self, stage: str, key: str, artifact_id: str) -> None:
+        """Write down what the run of this folder is made of, for those who look at it while it goes on or later."""
+        self._noted[stage] = StageNote(key, artifact_id)
+        write_notes(self.out, encode(self.run), self._noted)
 
     def _key(self, stage: str, settings: Mapping[str, Any], parents: Mapping[str, Artifact]) -> str:
         ids = {role: parent.id for role, parent in parents.items()}
@@ -347,13 +405,12 @@ class Pipeline:
         """The folder of the checkpoints of a stage, which is now known to be this training's."""
         kinds = {"pretrain": "checkpoint", "finetune": "adapter"}
         folder = self._checkpoints(stage, key)
-        free = {name: value for name, value in training.items() if name not in deciding(training)}
         claim(
             folder,
             key,
             settings=settings,
             parents={role: parent.id for role, parent in parents.items()},
-            free=free,
+            free=changeable(training),
             is_finished=lambda other: self.store.find(kinds[stage], other, verify=False) is not None,
             restart=self.restart,
         )

@@ -11,7 +11,7 @@ from preceptor.core.artifact import Artifact
 from preceptor.core.config import encode
 from preceptor.core.drafts import write_file
 from preceptor.footprint.meter import Reading
-from preceptor.recipes.folder import HTML_FILE, JSON_FILE
+from preceptor.recipes.folder import HTML_FILE, JSON_FILE, TRAINING_STAGES
 from preceptor.recipes.pipeline import Pipeline
 from preceptor.recipes.run import RUN_FILE, Run
 
@@ -32,11 +32,14 @@ def write_run_file(run: Run, out: Path) -> None:
 
 def write_report(pipeline: Pipeline) -> dict[str, Any]:
     """The facts of the run, which are then also in report.json and report.html."""
+    from preceptor.recipes.curves import keep_curves
     from preceptor.recipes.report_page import render
 
     report = collect(pipeline)
+    trained = {row.stage: row.artifact for row in pipeline.rows if row.stage in TRAINING_STAGES}
+    curves = {stage: keep_curves(pipeline.out, stage, artifact) for stage, artifact in trained.items()}
     write_file(pipeline.out / JSON_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    write_file(pipeline.out / HTML_FILE, render(report, encode(pipeline.run)))
+    write_file(pipeline.out / HTML_FILE, render(report, encode(pipeline.run), curves))
     return report
 
 

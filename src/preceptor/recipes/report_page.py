@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from preceptor.core.units import human_bytes, human_count, human_grams, human_joules, human_seconds
-from preceptor.recipes.look import ACCENT, INK, SECOND, STYLE
+from preceptor.recipes.look import ACCENT, INK, STYLE
 from preceptor.recipes.report import template_text
 
 
-def render(report: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """The page of a report."""
+def render(report: Mapping[str, Any], run: Mapping[str, Any], curves: Mapping[str, str]) -> str:
+    """The page of a report, with the curves of each training stage as SVG."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {
         "seconds": human_seconds,
@@ -26,8 +26,8 @@ def render(report: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         "bytes": human_bytes,
     }
     plots = {
-        "pretraining": _training_plots(report["pretraining"]["curve"]),
-        "finetuning": _training_plots(report["finetuning"]["curve"]) if report["finetuning"] else "",
+        "pretraining": curves["pretrain"],
+        "finetuning": curves.get("finetune", ""),
         "drops": _bars(report["data"]["drops_by_rule"], "documents dropped"),
         "energy": _bars(
             {stage: cost["joules"] for stage, cost in report["footprint"]["stages"].items()}, "energy in joules"
@@ -62,25 +62,6 @@ def _svg(draw: Callable[[Sequence[Axes]], None], columns: int, height: float) ->
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
-
-
-def _training_plots(curve: Sequence[Mapping[str, Any]]) -> str:
-    """Loss on both splits, learning rate and gradient norm over the steps."""
-    steps = [point["step"] for point in curve]
-    checks = [(point["step"], point["validation_loss"]) for point in curve if "validation_loss" in point]
-
-    def draw(axes: Sequence[Axes]) -> None:
-        loss, rate, norm = axes
-        loss.plot(steps, [point["loss"] for point in curve], color=ACCENT, linewidth=1, label="training")
-        loss.plot(*zip(*checks, strict=True), color=SECOND, marker="o", markersize=3, label="validation")
-        loss.set(title="loss, nats per token", xlabel="step")
-        loss.legend()
-        rate.plot(steps, [point["learning_rate"] for point in curve], color=ACCENT, linewidth=1.2)
-        rate.set(title="learning rate", xlabel="step", ylim=(0, None))
-        norm.plot(steps, [point["grad_norm"] for point in curve], color=ACCENT, linewidth=0.8)
-        norm.set(title="gradient norm", xlabel="step", ylim=(0, None))
-
-    return _svg(draw, 3, 2.5)
 
 
 def _bars(values: Mapping[str, float], title: str) -> str:

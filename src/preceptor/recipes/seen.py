@@ -1,7 +1,7 @@
 """Which steps of a pre-training run saw a document: its order of rows, kept so that it is found without a model."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from preceptor.core.config import decode
 from preceptor.core.errors import ArtifactError
 from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Blending, Mixture, MixtureConfig
+from preceptor.objectives.warmup import StepSizes
 
 FOLDER, KIND = "orders", "order"
 SETTINGS_NOTE = "settings"
@@ -33,6 +34,8 @@ class Rows:
     mixture_seed: int = 0
     ranges: tuple[tuple[int, int], ...] = ()
     """Where sources are blended: for each its first row and how many it has."""
+    growth: StepSizes | None = None
+    """How many rows each step has, where they are not all alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ class Order:
     def _read(cls, artifact: Artifact) -> "Order":
         said = artifact.facts
         ranges = tuple((first, number) for first, number in said.get("ranges", ()))
-        rows = Rows(**{**said, "shares": tuple(said.get("shares", ())), "ranges": ranges})
+        growth = StepSizes(**said["growth"]) if "growth" in said else None
+        rows = Rows(**{**said, "shares": tuple(said.get("shares", ())), "ranges": ranges, "growth": growth})
         columns = [np.load(artifact.file(f"{name}.npy"), mmap_mode="r") for name in ("starts", "rows")]
         return cls(columns[0], columns[1], rows)
 
@@ -91,6 +95,8 @@ class Order:
             # Training may have stopped before its end.
             "num_steps": min(order.num_steps, int(checkpoint.facts.get("num_steps", order.num_steps))),
         }
+        if batches.growth is not None:
+            facts["growth"] = asdict(batches.growth)
         if (blend := batches.blend) is not None:
             facts |= {"shares": blend.mixture.drawn(1 << 40), "mixture_seed": blend.mixture.seed}
             facts["ranges"] = [list(each) for each in blend.ranges]
@@ -111,14 +117,15 @@ class Order:
 
 def steps_of(rows: Rows, row: int) -> list[int]:
     """The steps, counted from 1, whose batch held a row: what ``Batches`` draws, undone."""
-    num_samples = rows.num_steps * rows.rows_per_step
+    sizes = rows.growth or StepSizes(rows.rows_per_step)
+    num_samples = sizes.first(rows.num_steps)
     samples = _samples_in_order(rows, row) if not rows.ranges else _samples_in_mixture(rows, row)
     found: list[int] = []
     for earliest, sample in samples:
         if earliest >= num_samples:
             return found
         if sample < num_samples:
-            found.append(sample // rows.rows_per_step + 1)
+            found.append(sizes.step_of(sample) + 1)
     return found
 
 

@@ -17,13 +17,25 @@ _SAFE = {
     "keep_checkpoint_every_steps",
     "checkpoints_in_background",
     "grace_seconds",
+    "tracking",
 }
 """Settings of a training that change none of its numbers."""
 
 
 def deciding(training: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a training stage that decide its numbers, which are those that it is known by."""
-    return {name: value for name, value in training.items() if name not in _SAFE}
+    found = {name: value for name, value in training.items() if name not in _SAFE}
+    if "memory" in found:
+        found["memory"] = {_BITS: found["memory"][_BITS]}
+    return found
+
+
+def changeable(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training stage that may change while it goes on."""
+    found = {name: value for name, value in training.items() if name in _SAFE}
+    if "memory" in training:
+        found["memory"] = {name: value for name, value in training["memory"].items() if name != _BITS}
+    return found
 
 
 def claim(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from preceptor.core.errors import ConfigError
 from preceptor.core.seeds import derive
 from preceptor.core.units import Duration
 from preceptor.data.mixture import Blending, Ingredient, Mixture, shares
@@ -14,9 +15,13 @@ from preceptor.objectives.causal import CausalObjective
 from preceptor.objectives.choice import StreamObjective, objective_for
 from preceptor.objectives.masked import MaskedObjective
 from preceptor.objectives.permutation import PermutationObjective
+from preceptor.objectives.warmup import RowLengths, StepSizes
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.run import PretrainingConfig, TrainingConfig
+
+CUTTABLE = ("causal", "masked")
+"""Objectives whose rows can be cut into pieces that are rows of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,9 @@ def pretraining_order(
 
     Raises:
         DataError: the sources cannot give so many rows under their caps.
-        ConfigError: the objective does not fit the model, the tokenizer or the blend.
+        ConfigError: the objective does not fit the model, the tokenizer, the blend or rows that are cut.
     """
+    _require_cuttable(config)
     seed = derive(seed, "pretraining")
     objective = objective_for(
         config.objective,
@@ -66,7 +72,7 @@ def pretraining_order(
         Ingredient(name, count, *blending.sources.get(name, (1.0, 0.0)))
         for name, (_, count) in zip(stream.collections, ranges, strict=True)
     ]
-    num_rows = num_steps * batches.rows_per_step
+    num_rows = batches.sizes.first(num_steps)
     parts = shares(blending.config, ingredients, num_rows)
     blend = Blend(Mixture(parts, derive(batches.seed, "mixture")), ranges)
     epochs_of = {
@@ -100,24 +106,50 @@ def _counts(stream: TokenStream) -> dict[str, tuple[int, int]]:
     return {name: (int(documents[source]), int(tokens[source])) for source, name in enumerate(stream.collections)}
 
 
+def _require_cuttable(config: PretrainingConfig) -> None:
+    """Refuse shorter rows where a row is more than its tokens one after another."""
+    kind = config.objective.kind
+    if config.context_warmup.steps and kind not in CUTTABLE:
+        raise ConfigError(
+            f"context_warmup cuts rows into pieces, which would tear apart what the objective {kind!r} reads together",
+            path="pretraining.context_warmup.steps",
+            expected=f"0, or an objective that is {' or '.join(CUTTABLE)}",
+            remedy="set pretraining.context_warmup.steps = 0; pretraining.batch_warmup works for every objective",
+        )
+
+
 def make_batches(objective: Objective, config: TrainingConfig, seed: int) -> Batches:
     """The batches of a training stage."""
-    return Batches(
+    batches = Batches(
         objective,
         seed,
         rows_per_step=config.batch_tokens // config.context_length,
         rows_per_microbatch=min(config.micro_batch_tokens or config.batch_tokens, config.batch_tokens)
         // config.context_length,
     )
+    if not isinstance(config, PretrainingConfig):
+        return batches
+    first, shorter = config.batch_warmup, config.context_warmup
+    start = max(1, first.start_tokens // config.context_length)
+    growth = StepSizes(batches.rows_per_step, start, first.steps, first.kind)
+    lengths = RowLengths(config.context_length, shorter.start_length, shorter.steps)
+    return replace(
+        batches,
+        growth=None if growth.is_constant else growth,
+        row_lengths=lengths if shorter.steps else None,
+        scales_rate=first.scale_learning_rate,
+    )
 
 
 def count_steps(config: TrainingConfig, batches: Batches, fill: float) -> int:
     """How many steps the configured duration takes; of a budget, which no count of steps tells, one epoch is taken."""
-    duration = Duration.parse(config.duration)
+    duration, sizes = Duration.parse(config.duration), batches.sizes
     if duration.is_budget:
         duration = Duration("epochs", 1)
-    return duration.num_steps(
-        step_tokens=config.batch_tokens * fill,
-        step_rows=batches.rows_per_step,
-        epoch_rows=batches.objective.num_rows,
-    )
+    epoch_rows = batches.objective.num_rows
+    if sizes.is_constant or duration.kind == "steps":
+        return duration.num_steps(
+            step_tokens=config.batch_tokens * fill, step_rows=batches.rows_per_step, epoch_rows=epoch_rows
+        )
+    rows = duration.num_steps(step_tokens=config.context_length * fill, step_rows=1, epoch_rows=epoch_rows)
+    return sizes.steps_for(rows)

@@ -62,7 +62,7 @@ def fit(
             save(state)
             stop.check()
             raise
-        factor = learning_rate_factor(config.schedule, state.step, num_steps)
+        factor = learning_rate_factor(config.schedule, state.step, num_steps) * batches.rate_scale(state.step)
         overflowed = loss_scale.update(step)
         noise: dict[str, float] = {}
         if fault is None and not overflowed:

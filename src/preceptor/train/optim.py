@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -12,16 +13,19 @@ from torch import Tensor, nn
 
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.language_model import is_hidden_matrix
+from preceptor.train.memory_config import MemoryConfig
 from preceptor.train.optim_config import OptimizerConfig, ParameterGroup
+from preceptor.train.optimizer_states import rule_in_8_bits, state_places
 from preceptor.train.update_rules import Lion, Muon
 
 _ALIKE: Mapping[str, float] = MappingProxyType({})
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _EMBEDS = re.compile(r"(?:^|\.)(?:embed_\w+|shared|embeddings?)\.")
 _PLAIN = ParameterGroup(pattern="*")
+_PLAIN_MEMORY = MemoryConfig()
 _OWN_DECAY = ("adamw", "adafactor", "muon", "lion")
 """Kinds whose update rule decays weights itself, apart from the gradient."""
-_OTHER_SHAPES = ("step", "row_var", "col_var")
+_OTHER_SHAPES = ("step", "row_var", "col_var", "absmax1", "absmax2", "qmap1", "qmap2")
 """What of a state has not the shape of its weight."""
 
 
@@ -86,10 +90,17 @@ class Optimizer:
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, scales: Mapping[str, float] = _ALIKE
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        config: OptimizerConfig,
+        scales: Mapping[str, float] = _ALIKE,
+        memory: MemoryConfig = _PLAIN_MEMORY,
+        folder: Path | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.memory = config, memory
         self.parameters = dict(parameters)
+        device = next((parameter.device for parameter in self.parameters.values()), torch.device("cpu"))
+        self._places = state_places(memory, folder, device)
         by_layer = layer_scales(self.parameters, config.layer_decay)
         self._groups = {name: group_of(config, name) for name in self.parameters}
         self._scales = {name: scales.get(name, 1.0) for name in self.parameters}
@@ -118,7 +129,11 @@ class Optimizer:
                 decay = 0.0
             alike.setdefault((decay, rate_scale), []).append(parameter)
         groups = [{"params": p, "weight_decay": decay, "scale": scale} for (decay, scale), p in alike.items()]
-        return _Part(_rule(kind, groups, self.config, peak), peak, parameters, decays)
+        if self.memory.optimizer_bits == 8:
+            rule = rule_in_8_bits(kind, groups, self.config, peak, paged=self.memory.paged)
+        else:
+            rule = _rule(kind, groups, self.config, peak)
+        return _Part(rule, peak, parameters, decays)
 
     def hold_back(self, step: int) -> None:
         """Drop the gradients of weights that are not trained yet at a step, counted from 0."""
@@ -136,7 +151,7 @@ class Optimizer:
             for parameter, decay, scale in part.decays:
                 if parameter.grad is not None:
                     parameter.mul_(1 - part.peak * factor * scale * decay)
-            part.rule.step()
+            self._places.step(part.rule)
 
     def _regularise(self) -> None:
         """Add the gradients of the penalties of matrices."""
@@ -154,11 +169,11 @@ class Optimizer:
     def state_tensors(self) -> dict[str, Tensor]:
         """The whole state by name; loading it into a fresh optimizer of the same weights goes on bit for bit."""
         return {
-            f"{kind}.{name}.{key}": value
+            f"{kind}.{name}.{key}": _saved(key, value)
             for kind, part in self.parts.items()
             for name, parameter in part.parameters.items()
             for key, value in part.rule.state.get(parameter, {}).items()
-            if isinstance(value, Tensor)
+            if isinstance(value, Tensor | int)
         }
 
     def load_state_tensors(self, state: Mapping[str, Tensor]) -> None:
@@ -181,12 +196,33 @@ class Optimizer:
                             f"the saved {prefix}{key} has shape {tuple(value.shape)}, which does not fit this model",
                             remedy=remedy,
                         )
-                part.rule.state[parameter] = found
+                in_8_bits = self.memory.optimizer_bits == 8
+                if found and ("state1" in found) != in_8_bits:
+                    raise ArtifactError(
+                        f"the saved state of {name} is {'not ' if in_8_bits else ''}of an optimizer in 8 bits",
+                        remedy=remedy,
+                    )
+                part.rule.state[parameter] = self._as_the_rule_has_it(found)
         if left:
             raise ArtifactError(
                 f"the saved optimizer state has tensors of unknown weights: {', '.join(sorted(left)[:3])}",
                 remedy=remedy,
             )
+
+    def _as_the_rule_has_it(self, found: dict[str, Tensor]) -> dict[str, Any]:
+        """A state that was saved, each tensor where it lies between steps."""
+        state: dict[str, Any] = dict(found)
+        if self.memory.optimizer_bits == 8 and "step" in state:
+            state["step"] = int(state["step"])
+        self._places.put(state)
+        return state
+
+
+def _saved(key: str, value: Tensor | int) -> Tensor:
+    """What of a state is saved; a table of values that all weights share is saved for each."""
+    if isinstance(value, int):
+        return torch.tensor(value)
+    return value.clone() if key.startswith("qmap") else value
 
 
 def _rule(kind: str, groups: list[dict[str, Any]], config: OptimizerConfig, rate: float) -> torch.optim.Optimizer:

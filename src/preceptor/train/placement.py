@@ -1,6 +1,5 @@
 """A built model made ready to train: on its device, in its numbers, compiled where that pays."""
 
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,9 +14,9 @@ from preceptor.core.units import Duration, human_bytes
 from preceptor.nn.float8 import has_float8, to_float8
 from preceptor.objectives.batch import Batches
 from preceptor.parallel.engine import Engine, place
+from preceptor.train.activations import blocks_of
 from preceptor.train.run import TrainingConfig
 
-_LAYER = re.compile(r"(?:^|\.)layers\.\d+$")
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -58,9 +57,10 @@ def prepared(model: nn.Module, config: TrainingConfig, num_steps: int) -> Engine
                 path="precision.kind",
                 remedy="choose bfloat16; float8 needs a GPU of compute capability 8.9 or above, such as an H100",
             )
-        say(f"float8: {to_float8(layers(model))} matrices of the hidden layers")
-    if config.compile == "on" or (config.compile == "auto" and pays_to_compile(config, model, num_steps)):
-        for layer in layers(model):
+        say(f"float8: {to_float8(blocks_of(model))} matrices of the hidden layers")
+    pays = not config.memory.moves_activations and pays_to_compile(config, model, num_steps)
+    if config.compile == "on" or (config.compile == "auto" and pays):
+        for layer in blocks_of(model):
             layer.compile()
     return engine
 
@@ -82,11 +82,6 @@ def pays_to_compile(config: TrainingConfig, model: nn.Module, num_steps: int) ->
         # Six operations for each weight and token. Source: Kaplan et al. 2020, section 2.1.
         seconds = 6 * num_parameters * config.batch_tokens * num_steps / expected.operations_per_second
     return seconds * expected.saved_share > expected.seconds_to_compile
-
-
-def layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model, the lowest first, whatever its family."""
-    return [module for name, module in model.named_modules() if _LAYER.search(name)]
 
 
 def rows_that_fit(engine: Engine, batches: Batches) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from preceptor.core.artifact import Draft
 from preceptor.core.errors import ConfigError, output_errors
-from preceptor.core.progress import Progress, say
+from preceptor.core.progress import say
 from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Blending
 from preceptor.models.config import ModelConfig
@@ -26,18 +26,19 @@ from preceptor.objectives.spans import SpanObjective
 from preceptor.parallel.engine import Engine
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
+from preceptor.train.activations import saving_activations
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.averaging import WeightAverage
 from preceptor.train.blend import Order, pretraining_order
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.events import EventLog
-from preceptor.train.hooks import MetricsLog, report_progress
 from preceptor.train.length import joules_of, length_of
 from preceptor.train.loop import fit
 from preceptor.train.optim import Optimizer, freeze
 from preceptor.train.placement import prepared, rows_that_fit
 from preceptor.train.run import PretrainingConfig, TrainingConfig, require_context
 from preceptor.train.state import StopRequest, TrainState, Validation
+from preceptor.train.watch import watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def pretrain(
     """
     keep_freed_memory()
     model_config = resolve_model(model_config, config, tokenizer)
-    model, started = _starting_model(model_config, config, train, tokenizer, seed, base)
+    model, started = starting_model(model_config, config, train, tokenizer, seed, base)
     order = pretraining_order(train, config, tokenizer, seed, blending, model_config)
     check = objective_for(
         config.objective, validation, config.context_length, tokenizer, derive(seed, "validation"), model_config
@@ -95,7 +96,7 @@ def pretrain(
     result = train_model(
         config=config,
         model=model,
-        batches=_with_noise(order.batches, config, tokenizer),
+        batches=with_noise(order.batches, config, tokenizer),
         validation=check,
         num_steps=order.num_steps,
         checkpoints=checkpoints_of(config, checkpoints, run_key),
@@ -124,7 +125,7 @@ def _counts(model: LanguageModel, order: Order) -> dict[str, Any]:
     }
 
 
-def _starting_model(
+def starting_model(
     model_config: ModelConfig,
     config: PretrainingConfig,
     train: TokenStream,
@@ -150,7 +151,7 @@ def _starting_model(
     return model, {"word_vectors": coverage.to_json()}
 
 
-def _with_noise(batches: Batches, config: PretrainingConfig, tokenizer: Tokenizer) -> Batches:
+def with_noise(batches: Batches, config: PretrainingConfig, tokenizer: Tokenizer) -> Batches:
     """The batches with the noise that the settings ask for, if they ask for any."""
     if not config.noise.is_on:
         return batches
@@ -191,15 +192,13 @@ def train_model(
 ) -> TrainingResult:
     """The result of training a built model to its end, from its newest checkpoint where there is one."""
     engine = prepared(model, config, num_steps)
-    optimizer = Optimizer(engine.parameters, config.optimizer, _scales(engine, config))
+    scales = width_scales(engine, config)
+    optimizer = Optimizer(engine.parameters, config.optimizer, scales, config.memory, checkpoints.folder)
     average = WeightAverage(config.averaging, engine.parameters)
     state = checkpoints.resume(engine, optimizer, average)
     resumed_cost = state.cost
     if state.step:
         say(f"{label}: going on from step {state.step} of {num_steps}")
-    if not config.micro_batch_tokens and not state.rows_per_microbatch:
-        state.rows_per_microbatch = rows_that_fit(engine, batches)
-
     rows = validation_rows(validation, config, batches.seed)
 
     def validate() -> Validation:
@@ -213,9 +212,12 @@ def train_model(
         checkpoints.save(engine, optimizer, state, average)
 
     length = length_of(config, num_steps, lambda: joules_of(read_cost()) + joules_of(resumed_cost))
-    with Progress(label, total=num_steps, unit="steps") as progress:
-        progress.advance(state.step)
-        hooks = (MetricsLog(metrics, state.step), report_progress(progress))
+    with (
+        saving_activations(engine.model, config.memory, checkpoints.folder),
+        watch(label, config, engine, batches, state, length, metrics, read_cost) as hooks,
+    ):
+        if not config.micro_batch_tokens and not state.rows_per_microbatch:
+            state.rows_per_microbatch = rows_that_fit(engine, batches)
         try:
             state = fit(
                 config,
@@ -241,7 +243,7 @@ def train_model(
     return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost)
 
 
-def _scales(engine: Engine, config: TrainingConfig) -> dict[str, float]:
+def width_scales(engine: Engine, config: TrainingConfig) -> dict[str, float]:
     """What the learning rate of each weight is multiplied by, for the width of the model.
 
     Raises:

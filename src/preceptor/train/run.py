@@ -11,8 +11,11 @@ from preceptor.models.word_vectors_config import WordVectorsConfig
 from preceptor.objectives.noise_config import InputNoiseConfig
 from preceptor.objectives.objective_config import ObjectiveConfig
 from preceptor.train.guard_config import GuardConfig
+from preceptor.train.memory_config import MemoryConfig
 from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
 from preceptor.train.precision_config import PrecisionConfig
+from preceptor.train.tracking_config import TrackingConfig
+from preceptor.train.warmup_config import BatchWarmupConfig, ContextWarmupConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +50,8 @@ class TrainingConfig:
     """An average of the weights on the way."""
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     """When to stop before the end."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    """What is kept in memory while the model trains, and where."""
     validation_every_steps: int = 25
     """How often the validation loss is taken; it is always taken at the end."""
     validation_tokens: int = 16384
@@ -61,9 +66,14 @@ class TrainingConfig:
     """Whether checkpoints are written while training goes on, which takes memory for a copy of the whole state."""
     grace_seconds: float = 30.0
     """How long a run that is asked to stop may take to save; after that it stops at once."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Who is told of every step, beside the metrics file and the screen."""
 
     def __post_init__(self) -> None:
         """Refuse batches that are not whole rows, and counts below one."""
+        self.memory.require(self.optimizer)
+        if self.compile == "on" and self.memory.moves_activations:
+            raise ValueError('compiled layers see to their activations themselves: set compile = "auto" or "off"')
         for name in (
             "context_length",
             "validation_every_steps",
@@ -107,6 +117,10 @@ class PretrainingConfig(TrainingConfig):
     """Noise on what the model reads while it trains."""
     word_vectors: WordVectorsConfig = field(default_factory=WordVectorsConfig)
     """Word vectors from which the embedding starts."""
+    batch_warmup: BatchWarmupConfig = field(default_factory=BatchWarmupConfig)
+    """Smaller steps at the beginning."""
+    context_warmup: ContextWarmupConfig = field(default_factory=ContextWarmupConfig)
+    """Shorter rows at the beginning; for causal and masked objectives."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,116 @@
+"""How training went, drawn: loss and validation loss over the steps, learning rate and gradient norm below."""
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from preceptor.core.artifact import Artifact
+from preceptor.core.drafts import write_file
+from preceptor.core.errors import OutputError
+from preceptor.core.progress import say
+from preceptor.recipes.look import ACCENT, SECOND, STYLE
+
+PLOTS_FOLDER = "plots"
+_NAMES = {"pretrain": "Pre-training", "finetune": "Fine-tuning"}
+_SMOOTHED_FROM = 60
+"""With so many points or more a line shows where they go, and the points stand behind it."""
+
+
+def keep_curves(out: Path, stage: str, artifact: Artifact) -> str:
+    """The curves of what a training stage made, as SVG; plots/ of the run's folder then holds them as SVG and PNG.
+
+    What is there already is not drawn again. That a disk is full is told, and costs the plots alone.
+    """
+    folder = out / PLOTS_FOLDER
+    svg, png = folder / f"{stage}.svg", folder / f"{stage}.png"
+    mark = f"{stage} {artifact.id}"
+    if svg.is_file() and png.is_file() and mark in (text := svg.read_text(encoding="utf-8")):
+        return _inline(text)
+    curve = json.loads(artifact.file("curve.json").read_text(encoding="utf-8"))
+    figure = draw_curves(curve, _NAMES[stage])
+    text = as_svg(figure, mark)
+    try:
+        write_file(png, as_png(figure))
+        write_file(svg, text)
+    except OutputError as error:
+        say(f"warning: {error}")
+    return _inline(text)
+
+
+def draw_curves(curve: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """A figure of the steps of a training stage."""
+    steps = [point["step"] for point in curve]
+    checks = [(point["step"], point["validation_loss"]) for point in curve if "validation_loss" in point]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 5.4), layout="constrained")
+        grid = figure.add_gridspec(2, 2, height_ratios=(1.9, 1))
+        loss, rate, norm = (figure.add_subplot(place) for place in (grid[0, :], grid[1, 0], grid[1, 1]))
+        _draw_smoothed(loss, steps, [point["loss"] for point in curve], "training")
+        if checks:
+            loss.plot(*zip(*checks, strict=True), color=SECOND, marker="o", markersize=4, label="validation")
+            last = checks[-1][1]
+            loss.annotate(f"{last:.3f}", checks[-1], (6, 0), textcoords="offset points", va="center", color=SECOND)
+        loss.set_title(f"{title}: loss, nats per token", loc="left", fontsize=11)
+        loss.legend()
+        rate.plot(steps, [point["learning_rate"] for point in curve], color=ACCENT, linewidth=1.5)
+        rate.set_title("learning rate", loc="left")
+        _draw_smoothed(norm, steps, [point["grad_norm"] for point in curve], "")
+        norm.set_title("gradient norm", loc="left")
+        for axes in (rate, norm):
+            axes.set_ylim(bottom=0)
+        for axes in (loss, rate, norm):
+            axes.set_xlabel("step")
+            axes.grid(alpha=0.25, linewidth=0.6)
+            axes.patch.set_alpha(0)
+    return figure
+
+
+def _draw_smoothed(axes: Axes, steps: Sequence[int], values: Sequence[float], label: str) -> None:
+    """A line through the values; where there are many, their running mean, and the values themselves pale behind it."""
+    if len(values) < _SMOOTHED_FROM:
+        axes.plot(steps, values, color=ACCENT, linewidth=1.4, label=label)
+        return
+    axes.plot(steps, values, color=ACCENT, linewidth=0.7, alpha=0.3)
+    axes.plot(steps, smoothed(values), color=ACCENT, linewidth=1.6, label=label)
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """The exponential running mean over about a fiftieth of the values, without bias at its start.
+
+    What is not finite counts for nothing.
+    """
+    keep = 1 - 1 / max(1.0, len(values) / 50)
+    mean, weight, result = 0.0, 0.0, []
+    for value in values:
+        if math.isfinite(value):
+            mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        result.append(mean / weight if weight else math.nan)
+    return result
+
+
+def as_svg(figure: Figure, mark: str = "") -> str:
+    """A figure as SVG on no background, for pages of any colour; ``mark`` is noted in it."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Description": mark})
+    return buffer.getvalue()
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as PNG, on white."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=150, facecolor="white")
+    return buffer.getvalue()
+
+
+def _inline(text: str) -> str:
+    """An SVG file as it stands inside a page."""
+    return text[text.index("<svg") :]
