@@ -12,8 +12,9 @@ from evidence import drafts, resumed_at, rows_read, steps, torn, weights
 
 EVERY, STEPS = 4, 20
 FILE_CALLS = "write,fsync,ftruncate,mkdir,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir"
-SHORT = {"num_steps": 13, "settings": {"keep_checkpoints": 1}}
-"""From step 4 on two saves, at steps 8 and 12, after each of which the older checkpoint is removed."""
+SHORT = {"num_steps": 13, "settings": {"keep_checkpoints": 1, "checkpoints_in_background": False}}
+"""From step 4 on two saves, at steps 8 and 12, after each of which the older checkpoint is removed. By one thread, as
+strace counts the calls of each thread for itself."""
 
 
 @pytest.fixture(scope="session")
@@ -157,8 +158,8 @@ def test_row_01_fifty_kills_at_random_moments_change_no_bit(nursery, tmp_path, c
         # It may have been killed before it had begun.
         assert resumed_at(trainee.said()) in ({stands} if trainee.said() else {0})
         stood, stands = stands, max(steps(run), default=0)
-        # At most an interval is lost, and one more where the kill came in the save at its end.
-        assert stands >= max(stood, last_step(run) - 2)
+        # One save may be under way and one may wait; a third makes training wait. So at most these and a step are lost.
+        assert stands >= max(stood, last_step(run) - 3)
     code, said = nursery.run(run, notes, **arguments)
     assert code == 0 and resumed_at(said) == stands > 100
     with capsys.disabled():
