@@ -31,8 +31,9 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.blend import count_steps, make_batches
 from preceptor.train.optim import Optimizer
-from preceptor.train.pretrain import resolve_model, validation_rows
+from preceptor.train.pretrain import resolve_model
 from preceptor.train.schedule import learning_rate_factor
+from preceptor.train.session import validation_rows
 
 REFERENCE_STEPS = 160
 OUR_STEPS = 56

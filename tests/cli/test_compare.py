@@ -94,7 +94,9 @@ def test_as_json_for_programs(monkeypatch, capsys, tmp_path):
     assert told["results"]["pretraining.state"] == ["finished"] * 3
     assert told["plot"] == str(picture)
     drawn = picture.read_text()
-    assert all(f">{text}<" in drawn for text in ("steps", "joules", "seconds of training", "a", "b", "c"))
+    assert all(
+        f">{text}<" in drawn for text in ("steps", "joules, loading included", "seconds of training", "a", "b", "c")
+    )
 
 
 def test_a_run_that_was_stopped_is_compared_as_far_as_it_has_come(monkeypatch, capsys, tmp_path):
@@ -118,6 +120,18 @@ def test_runs_of_other_settings_in_the_same_folder_are_not_taken_for_this_one(tm
     comparison = compare([one, other])
     assert comparison.results["pretraining.steps"] == [None, 8]
     assert comparison.differing["seed"] == [3, 0]
+
+
+def test_settings_that_a_run_is_too_old_or_too_new_to_know_are_compared_too(tmp_path):
+    folders = [run_folder(tmp_path / name, 0.25) for name in ("a", "b")]
+    table = json.loads((folders[0] / "run.json").read_text())
+    del table["run"]["pretraining"]["batch_tokens"], table["run"]["seed"]
+    (folders[0] / "run.json").write_text(json.dumps(table))
+    # What is left out has its default, which the other has said in so many words or not.
+    assert list(compare(folders).differing) == ["pretraining.batch_tokens"]
+    table["run"]["gravity"] = 9.81
+    (folders[0] / "run.json").write_text(json.dumps(table))
+    assert compare(folders).differing["gravity"] == [9.81, None]
 
 
 def test_where_all_share_their_base_the_losses_are_those_of_fine_tuning(tmp_path):

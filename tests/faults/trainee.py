@@ -21,8 +21,8 @@ from preceptor.objectives.batch import Batches, LossSum
 from preceptor.objectives.packing import collate_rows, plan_rows
 from preceptor.recipes.pipeline import Pipeline
 from preceptor.recipes.run import load_run
-from preceptor.train.pretrain import checkpoints_of, no_cost, train_model
 from preceptor.train.run import TrainingConfig
+from preceptor.train.session import checkpoints_of, no_cost, train_model
 
 ROW, ROWS_PER_STEP = 16, 4
 SETTINGS = {

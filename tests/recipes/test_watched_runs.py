@@ -7,7 +7,7 @@ import pytest
 from preceptor.core.errors import ConfigError, OutputError
 from preceptor.core.interrupt import Stop
 from preceptor.recipes import curves
-from preceptor.recipes.curves import draw_curves, smoothed
+from preceptor.recipes.curves import draw_curves, smoothed, thinned
 from preceptor.recipes.pipeline import Pipeline
 from preceptor.recipes.report import write_report
 from preceptor.recipes.run import load_run
@@ -122,7 +122,10 @@ def test_long_curves_are_smoothed_and_gaps_count_for_nothing():
     assert smoothed([3.0] * 200) == pytest.approx([3.0] * 200)
     shown = smoothed([1.0, float("nan"), 1.0] * 40)
     assert shown == pytest.approx([1.0] * 120)
+    assert smoothed([2.0 * n for n in range(401)])[200] == pytest.approx(400)
     curve = [{"step": n, "loss": 9 - n / 50, "learning_rate": 0.1, "grad_norm": 1.0} for n in range(1, 200)]
     loss, rate, norm = draw_curves(curve, "Pre-training").axes
     assert [len(axes.lines) for axes in (loss, rate, norm)] == [2, 1, 2]
+    assert thinned(0) == [] and thinned(3) == [0, 1, 2]
+    assert len(thinned(100_000)) <= 2001 and thinned(100_000)[-1] == 99_999
     assert loss.get_title(loc="left") == "Pre-training: loss, nats per token"

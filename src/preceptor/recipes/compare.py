@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from preceptor.core.artifact import Artifact, Store
+from preceptor.core.config import decode, encode
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.footprint.meter import Reading
-from preceptor.recipes.run import RUN_FILE
+from preceptor.recipes.run import RUN_FILE, Run
 from preceptor.recipes.stage_notes import StageNote, read_notes
 
 Scalar = str | int | float | bool | None
@@ -30,6 +31,7 @@ _COUNTED = {
     "parameters": "num_parameters",
     "final_loss": "final_loss",
     "validation_loss": "validation_loss",
+    "skipped_steps": "skipped_steps",
 }
 
 
@@ -121,7 +123,7 @@ def flat(value: Any, where: str = "") -> Iterator[tuple[str, Scalar]]:
 def _read(folder: Path, name: str) -> RunFolder:
     try:
         run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["run"]
-        settings = dict(flat(run))
+        settings = dict(flat(_complete(run)))
     except FileNotFoundError as error:
         what = "is no folder" if not folder.is_dir() else f"holds no run: it has no {RUN_FILE}"
         raise ArtifactError(
@@ -145,6 +147,17 @@ def _read(folder: Path, name: str) -> RunFolder:
         results |= _scores(made["evaluate"])
     results |= {f"total.{key}": value for key, value in _cost(made).items()}
     return RunFolder(name, settings, results, steps, {stage: note.key for stage, note in notes.items()})
+
+
+def _complete(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The description of a run with the defaults of settings that it is too old to know.
+
+    One that this version cannot read is left as it is: its settings can be compared all the same.
+    """
+    try:
+        return encode(decode(Run, run))
+    except ConfigError:
+        return run
 
 
 def _artifact(store: Store, stage: str, note: StageNote) -> Artifact | None:

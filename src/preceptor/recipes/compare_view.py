@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from preceptor.core.drafts import write_file
 from preceptor.core.units import human_count, human_grams, human_joules, human_seconds
 from preceptor.recipes.compare import Comparison, RunFolder, Scalar
-from preceptor.recipes.curves import as_png, as_svg, smoothed
+from preceptor.recipes.curves import as_png, as_svg, smoothed, thinned
 from preceptor.recipes.look import INK, PALETTE, STYLE
 
 Places = NDArray[np.float64]
@@ -34,7 +34,7 @@ _AXES = (
     ("steps", "steps"),
     ("tokens", "tokens learned from"),
     ("seconds", "seconds of training"),
-    ("joules", "joules"),
+    ("joules", "joules, loading included"),
 )
 
 
@@ -118,7 +118,9 @@ def draw(comparison: Comparison, stage: str, path: Path) -> None:
 
 
 def _draw_run(axes: Iterable[Axes], steps: Sequence[Mapping[str, Any]], run: RunFolder, colour: str) -> None:
-    losses = [float(step["loss"]) for step in steps]
+    losses = np.array([float(step["loss"]) for step in steps])
+    means = np.array(smoothed(losses.tolist()))
+    some = thinned(len(steps))
     checks = [index for index, step in enumerate(steps) if "validation_loss" in step]
     places = places_of(steps)
     label = run.name.replace("$", r"\$")
@@ -126,9 +128,8 @@ def _draw_run(axes: Iterable[Axes], steps: Sequence[Mapping[str, Any]], run: Run
         where = places[name]
         if where is None:
             continue
-        shown = np.isfinite(where)
-        one.plot(where[shown], np.array(losses)[shown], color=colour, linewidth=0.6, alpha=0.25)
-        one.plot(where[shown], np.array(smoothed(losses))[shown], color=colour, linewidth=1.6, label=label)
+        one.plot(where[some], losses[some], color=colour, linewidth=0.6, alpha=0.25)
+        one.plot(where[some], means[some], color=colour, linewidth=1.6, label=label)
         validations = [steps[index]["validation_loss"] for index in checks]
         one.plot(where[checks], validations, color=colour, marker="o", markersize=4.5, linestyle="none")
 

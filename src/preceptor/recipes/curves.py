@@ -21,6 +21,8 @@ PLOTS_FOLDER = "plots"
 _NAMES = {"pretrain": "Pre-training", "finetune": "Fine-tuning"}
 _SMOOTHED_FROM = 60
 """With so many points or more a line shows where they go, and the points stand behind it."""
+_MOST_SHOWN = 2000
+"""More points than a plot has room for only make its file large."""
 
 
 def keep_curves(out: Path, stage: str, artifact: Artifact) -> str:
@@ -59,7 +61,10 @@ def draw_curves(curve: Sequence[Mapping[str, Any]], title: str) -> Figure:
             loss.annotate(f"{last:.3f}", checks[-1], (6, 0), textcoords="offset points", va="center", color=SECOND)
         loss.set_title(f"{title}: loss, nats per token", loc="left", fontsize=11)
         loss.legend()
-        rate.plot(steps, [point["learning_rate"] for point in curve], color=ACCENT, linewidth=1.5)
+        some = [curve[index] for index in thinned(len(curve))]
+        rate.plot(
+            [point["step"] for point in some], [point["learning_rate"] for point in some], color=ACCENT, linewidth=1.5
+        )
         rate.set_title("learning rate", loc="left")
         _draw_smoothed(norm, steps, [point["grad_norm"] for point in curve], "")
         norm.set_title("gradient norm", loc="left")
@@ -77,22 +82,45 @@ def _draw_smoothed(axes: Axes, steps: Sequence[int], values: Sequence[float], la
     if len(values) < _SMOOTHED_FROM:
         axes.plot(steps, values, color=ACCENT, linewidth=1.4, label=label)
         return
-    axes.plot(steps, values, color=ACCENT, linewidth=0.7, alpha=0.3)
-    axes.plot(steps, smoothed(values), color=ACCENT, linewidth=1.6, label=label)
+    shown = thinned(len(values))
+    means = smoothed(values)
+    places = [steps[index] for index in shown]
+    axes.plot(places, [values[index] for index in shown], color=ACCENT, linewidth=0.7, alpha=0.3)
+    axes.plot(places, [means[index] for index in shown], color=ACCENT, linewidth=1.6, label=label)
+
+
+def thinned(count: int) -> list[int]:
+    """The numbers of the points that are drawn of so many, the last among them."""
+    every = -(-count // _MOST_SHOWN)
+    return sorted({*range(0, count, every), count - 1}) if count else []
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """The exponential running mean over about a fiftieth of the values, without bias at its start.
+    """The mean around each value, with weights that halve over less than a hundredth of all values to either side.
 
-    What is not finite counts for nothing.
+    It runs neither ahead nor behind. What is not finite counts for nothing.
     """
-    keep = 1 - 1 / max(1.0, len(values) / 50)
-    mean, weight, result = 0.0, 0.0, []
-    for value in values:
+    keep = 1 - 1 / max(1.0, len(values) / 100)
+    before = _decayed(values, keep)
+    behind = _decayed(values[::-1], keep)[::-1]
+    means = []
+    for value, (total, weight), (other, other_weight) in zip(values, before, behind, strict=True):
+        # The value itself is in both.
         if math.isfinite(value):
-            mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
-        result.append(mean / weight if weight else math.nan)
-    return result
+            other, other_weight = other - value, other_weight - 1
+        means.append((total + other) / (weight + other_weight) if weight + other_weight > 0 else math.nan)
+    return means
+
+
+def _decayed(values: Sequence[float], keep: float) -> list[tuple[float, float]]:
+    """For each value the sum of all up to it, the older the less, and the sum of their weights."""
+    total, weight, sums = 0.0, 0.0, []
+    for value in values:
+        total, weight = keep * total, keep * weight
+        if math.isfinite(value):
+            total, weight = total + value, weight + 1
+        sums.append((total, weight))
+    return sums
 
 
 def as_svg(figure: Figure, mark: str = "") -> str:

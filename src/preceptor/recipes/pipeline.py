@@ -1,16 +1,11 @@
-"""The pipeline: each stage is made once, remembered by its key, and made again only when what it depends on changes."""
+"""The pipeline: what each stage is made from, and by what."""
 
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preceptor.core.artifact import Artifact, Draft, Store
-from preceptor.core.config import decode, digest, encode
+from preceptor.core.config import decode, encode
 from preceptor.core.errors import ConfigError, DataError
-from preceptor.core.interrupt import Stop
-from preceptor.core.progress import say
 from preceptor.core.seeds import derive
 from preceptor.data.corpus import Corpus, Workshop, build
 from preceptor.data.examples import Example, read_examples, split_examples
@@ -18,60 +13,26 @@ from preceptor.data.mixture import Blending
 from preceptor.data.shards import SPLITS
 from preceptor.data.withdrawal import withdrawn
 from preceptor.footprint.live import LiveMeter
-from preceptor.footprint.meter import Meter, Reading, measure
+from preceptor.footprint.meter import Meter
 from preceptor.models.config import ModelConfig
 from preceptor.recipes import base_model, inputs, python_docs
-from preceptor.recipes.folder import TRAINING_STAGES, newest_model
+from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import Run
 from preceptor.recipes.seen import Order
-from preceptor.recipes.stage_notes import StageNote, read_notes, write_notes
-from preceptor.recipes.taint import require_sound
-from preceptor.recipes.unfinished import changeable, claim, deciding
+from preceptor.recipes.stages import Stages
+from preceptor.recipes.unfinished import deciding
 from preceptor.tokenizer import stream, training
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from preceptor.recipes.translation import Translator
-    from preceptor.train.pretrain import TrainingResult
     from preceptor.train.rate_finder import Note, RangeTest, RateSweep
-
-FORMAT = 3
-"""Counted up when a stage changes what it makes from the same settings, so that older artifacts are not reused."""
+    from preceptor.train.session import TrainingResult
 
 
-@dataclass(frozen=True, slots=True)
-class StageRow:
-    """What a stage came to, for the table at the end."""
-
-    stage: str
-    artifact: Artifact
-    reused: bool
-
-    @property
-    def cost(self) -> Reading:
-        """What making it has cost, whenever that was."""
-        return Reading.from_facts(self.artifact.notes.get("cost", {}))
-
-
-@dataclass
-class Pipeline:
+class Pipeline(Stages):
     """The stages of a run in one output folder."""
-
-    run: Run
-    out: Path
-    stop: Stop
-    restart: bool = False
-    """Whether an unfinished training with other settings or data may be thrown away."""
-    rows: list[StageRow] = field(default_factory=list)
-    _made: dict[str, Artifact] = field(default_factory=dict)
-    _noted: dict[str, StageNote] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Open the store and clear away what killed runs have left."""
-        self.store = Store(self.out / "artifacts")
-        self.store.sweep()
-        self._noted = read_notes(self.out, encode(self.run))
 
     def corpus(self) -> Artifact:
         """The corpus.
@@ -348,86 +309,6 @@ class Pipeline:
             )
 
         return self._stage("evaluate", "evaluation", settings, parents, make)
-
-    def _stage(
-        self,
-        stage: str,
-        kind: str,
-        settings: Mapping[str, Any],
-        parents: Mapping[str, Artifact],
-        make: Callable[[Draft, Meter], None],
-    ) -> Artifact:
-        """The artifact of a stage: the one that exists, or a new one."""
-        if stage in self._made:
-            return self._made[stage]
-        self.stop.check()
-        key = self._key(stage, settings, parents)
-        self._note(stage, key, "")
-        artifact = self.store.find(kind, key)
-        require_sound(self.out, [artifact])
-        reused = artifact is not None
-        if artifact is None:
-            with self.store.draft(kind, key, {role: parent.id for role, parent in parents.items()}) as draft:
-                with measure(self.run.footprint) as meter:
-                    make(draft, meter)
-                    reading = meter.read()
-                earlier = Reading.from_facts(draft.notes.pop("resumed_cost", {}))
-                draft.notes["cost"] = reading.add(earlier).facts()
-            artifact = draft.artifact
-            self._forget_checkpoints(stage, key)
-        self._note(stage, key, artifact.id)
-        if stage in TRAINING_STAGES:
-            from preceptor.recipes.curves import keep_curves
-
-            keep_curves(self.out, stage, artifact)
-        say(f"{stage}: {'exists' if reused else 'made'}, {kind} {artifact.path.name}")
-        self._made[stage] = artifact
-        self.rows.append(StageRow(stage, artifact, reused))
-        return artifact
-
-    def _note(self, stage: str, key: str, artifact_id: str) -> None:
-        """Write down what the run of this folder is made of, for those who look at it while it goes on or later."""
-        self._noted[stage] = StageNote(key, artifact_id)
-        write_notes(self.out, encode(self.run), self._noted)
-
-    def _key(self, stage: str, settings: Mapping[str, Any], parents: Mapping[str, Artifact]) -> str:
-        ids = {role: parent.id for role, parent in parents.items()}
-        return digest({"stage": stage, "format": FORMAT, "settings": dict(settings), "parents": ids})
-
-    def _claimed(
-        self,
-        stage: str,
-        key: str,
-        settings: Mapping[str, Any],
-        parents: Mapping[str, Artifact],
-        training: Mapping[str, Any],
-    ) -> Path:
-        """The folder of the checkpoints of a stage, which is now known to be this training's."""
-        kinds = {"pretrain": "checkpoint", "finetune": "adapter"}
-        folder = self._checkpoints(stage, key)
-        claim(
-            folder,
-            key,
-            settings=settings,
-            parents={role: parent.id for role, parent in parents.items()},
-            free=changeable(training),
-            is_finished=lambda other: self.store.find(kinds[stage], other, verify=False) is not None,
-            restart=self.restart,
-        )
-        return folder
-
-    def _checkpoints(self, stage: str, key: str) -> Path:
-        return self.out / "checkpoints" / f"{stage}-{key[:12]}"
-
-    def _work(self, stage: str, key: str) -> Path:
-        return self.out / "work" / f"{stage}-{key[:12]}"
-
-    def _forget_checkpoints(self, stage: str, key: str) -> None:
-        """The states on the way to an artifact that now stands are of no further use, but for those kept for good."""
-        training = {"pretrain": self.run.pretraining, "finetune": self.run.finetuning}.get(stage)
-        if training is None or not training.keep_checkpoint_every_steps:
-            shutil.rmtree(self._checkpoints(stage, key), ignore_errors=True)
-        shutil.rmtree(self._work(stage, key), ignore_errors=True)
 
 
 def _take(result: "TrainingResult", draft: Draft) -> None:

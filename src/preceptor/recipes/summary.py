@@ -3,7 +3,8 @@
 from typing import Any
 
 from preceptor.core.units import human_count, human_joules, human_seconds
-from preceptor.recipes.pipeline import Pipeline, StageRow
+from preceptor.recipes.pipeline import Pipeline
+from preceptor.recipes.stages import StageRow
 
 
 def _outcome(row: StageRow, report: dict[str, Any]) -> str:

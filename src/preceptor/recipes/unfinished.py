@@ -19,7 +19,8 @@ _SAFE = {
     "grace_seconds",
     "tracking",
 }
-"""Settings of a training that change none of its numbers."""
+"""Settings of a training that change none of its numbers. Of ``memory`` only the precision of states does."""
+_BITS = "optimizer_bits"
 
 
 def deciding(training: Mapping[str, Any]) -> dict[str, Any]:

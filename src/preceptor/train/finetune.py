@@ -18,15 +18,9 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.blend import count_steps, make_batches
 from preceptor.train.optim import freeze
-from preceptor.train.pretrain import (
-    TrainingResult,
-    checkpoints_of,
-    no_cost,
-    resolve_model,
-    save_curve,
-    train_model,
-)
+from preceptor.train.pretrain import resolve_model
 from preceptor.train.run import FinetuningConfig
+from preceptor.train.session import TrainingResult, checkpoints_of, no_cost, save_curve, train_model
 from preceptor.train.state import StopRequest
 
 

@@ -50,32 +50,18 @@ def fit(
         TrainingError: too many steps in a row were bad, and going back did not help; none of them reached the weights.
     """
     average = average or WeightAverage(AveragingConfig(), {})
-    guard, loss_scale = Guard(config.guard, state), LossScale(config.precision, config.batch_tokens, state)
+    steps = _Steps(config, engine, optimizer, batches, state, average, tell, stop)
     while not length.is_over(state) and not _is_over(config.early_stopping, state):
         started = time.perf_counter()
         num_steps = length.num_steps(state)
-        engine.loss_scale = loss_scale.value
-        is_watched = (state.step + 1) % config.validation_every_steps == 0
         try:
-            step, fault = _sound_gradients(config, engine, optimizer, batches, state, guard, stop, tell, is_watched)
+            step, fault = steps.sound_gradients()
         except GivenUp:
             save(state)
             stop.check()
             raise
         factor = learning_rate_factor(config.schedule, state.step, num_steps) * batches.rate_scale(state.step)
-        overflowed = loss_scale.update(step)
-        noise: dict[str, float] = {}
-        if fault is None and not overflowed:
-            optimizer.step(factor)
-            guard.take_in(step.loss, step.grad_norm)
-            noise = take_in_noise(state, step)
-            tell_of_gradients(state, step, tell)
-        engine.clear_gradients()
-        state.step, state.tokens = state.step + 1, state.tokens + step.tokens
-        state.skipped_in_a_row = 0 if fault is None else state.skipped_in_a_row + 1
-        if fault is not None or overflowed:
-            _leave_out(state, state.step - 1)
-        average.update(state.step, num_steps)
+        is_skipped, measures = steps.update(step, fault, factor, num_steps)
         measured = time.perf_counter()
         state.seconds += measured - started
         at_end = length.is_over(state)
@@ -86,76 +72,109 @@ def fit(
             loss=step.loss,
             learning_rate=config.optimizer.learning_rate * factor,
             grad_norm=step.grad_norm,
-            skipped=fault is not None or overflowed,
+            skipped=is_skipped,
             validation_loss=found.loss if found else None,
             validation_accuracy=found.accuracy if found else None,
-            measures=step.measures | noise | (dict(found.others) if found else {}),
+            measures=measures | (dict(found.others) if found else {}),
         )
         state.curve.append(record.facts())
         state.seconds += time.perf_counter() - measured
         for hook in hooks:
             hook(record, time.perf_counter() - started)
         if fault is not None:
-            _recover(config, state, guard, fault, go_back, tell)
-        elif (state.step % config.checkpoint_every_steps == 0 and not at_end) or stop.requested:
+            _recover(config, state, fault, go_back, tell)
+        elif stop.requested or (state.step % config.checkpoint_every_steps == 0 and not at_end):
             save(state)
         stop.check()
     average.take()
     return state
 
 
-def _sound_gradients(
-    config: TrainingConfig,
-    engine: Engine,
-    optimizer: Optimizer,
-    batches: Batches,
-    state: TrainState,
-    guard: Guard,
-    stop: StopRequest,
-    tell: Tell,
-    is_watched: bool,
-) -> tuple[StepGradients, Fault | None]:
-    """The gradients of a step, and what is wrong with them.
+class _Steps:
+    """Steps one after another: gradients that can be trusted, and what they do to weights and state."""
 
-    Those of a bad step are computed twice: where the second result differs, not the data but the machine is at fault.
-    """
+    def __init__(
+        self,
+        config: TrainingConfig,
+        engine: Engine,
+        optimizer: Optimizer,
+        batches: Batches,
+        state: TrainState,
+        average: WeightAverage,
+        tell: Tell,
+        stop: StopRequest,
+    ) -> None:
+        self.config, self.engine, self.optimizer, self.batches = config, engine, optimizer, batches
+        self.state, self.average, self.tell, self.stop = state, average, tell, stop
+        self.guard = Guard(config.guard, state)
+        self.loss_scale = LossScale(config.precision, config.batch_tokens, state)
 
-    def taken() -> StepGradients:
-        return take_gradients(config, engine, optimizer, batches, state, stop, tell, is_watched)
-
-    step = taken()
-    fault = guard.fault(step.loss, step.grad_norm)
-    every = config.guard.verify_every_steps
-    if step.overflowed or (fault is None and (not every or (state.step + 1) % every)):
-        return step, None if step.overflowed else fault
-    first = engine.checksum()
-    engine.clear_gradients()
-    step = taken()
-    if engine.checksum() != first:
-        tell(
-            "machine",
-            f"step {state.step + 1} was computed twice and gave two results, with loss {step.loss} the second time; "
-            "the second is used. On a CPU this is a fault of the machine",
-            step=state.step + 1,
+    def _gradients(self) -> StepGradients:
+        is_watched = (self.state.step + 1) % self.config.validation_every_steps == 0
+        self.engine.loss_scale = self.loss_scale.value
+        return take_gradients(
+            self.config, self.engine, self.optimizer, self.batches, self.state, self.stop, self.tell, is_watched
         )
-        fault = guard.fault(step.loss, step.grad_norm)
-    if fault is not None:
-        documents = documents_of(batches.objective, batches.rows(state.step))
-        shown = ", ".join(documents[:4]) + (" ..." if len(documents) > 4 else "")
-        tell(
-            "skipped",
-            f"step {state.step + 1} is skipped, as {fault}; it did not change the weights. Its documents: {shown}",
-            step=state.step + 1,
-            fault=fault.facts(),
-            documents=documents,
-        )
-    return step, fault
+
+    def sound_gradients(self) -> tuple[StepGradients, Fault | None]:
+        """The gradients of the next step, and what is wrong with them.
+
+        Those of a bad step are computed twice: where the second result differs, not the data but the machine is at
+        fault.
+        """
+        number, every = self.state.step + 1, self.config.guard.verify_every_steps
+        step = self._gradients()
+        fault = self.guard.fault(step.loss, step.grad_norm)
+        if step.overflowed:
+            return step, None
+        if fault is None and (not every or number % every):
+            return step, None
+        first = self.engine.checksum()
+        self.engine.clear_gradients()
+        step = self._gradients()
+        if self.engine.checksum() != first:
+            self.tell(
+                "machine",
+                f"step {number} was computed twice and gave two results, with loss {step.loss} the second time; "
+                "the second is used. On a CPU this is a fault of the machine",
+                step=number,
+            )
+            fault = self.guard.fault(step.loss, step.grad_norm)
+        if fault is not None:
+            documents = documents_of(self.batches.objective, self.batches.rows(self.state.step))
+            shown = ", ".join(documents[:4]) + (" ..." if len(documents) > 4 else "")
+            self.tell(
+                "skipped",
+                f"step {number} is skipped, as {fault}; it did not change the weights. Its documents: {shown}",
+                step=number,
+                fault=fault.facts(),
+                documents=documents,
+            )
+        return step, fault
+
+    def update(
+        self, step: StepGradients, fault: Fault | None, factor: float, num_steps: int
+    ) -> tuple[bool, dict[str, float]]:
+        """Whether a step was skipped, and what was measured; it is now behind."""
+        state, measures = self.state, dict(step.measures)
+        is_skipped = self.loss_scale.update(step) or fault is not None
+        if not is_skipped:
+            self.optimizer.step(factor)
+            self.guard.take_in(step.loss, step.grad_norm)
+            measures |= take_in_noise(state, step)
+            tell_of_gradients(state, step, self.tell)
+        self.engine.clear_gradients()
+        state.step, state.tokens = state.step + 1, state.tokens + step.tokens
+        state.skipped_in_a_row = 0 if fault is None else state.skipped_in_a_row + 1
+        if is_skipped:
+            _leave_out(state, state.step - 1)
+        self.average.update(state.step, num_steps)
+        return is_skipped, measures
 
 
 def _recover(
     config: TrainingConfig,
     state: TrainState,
-    guard: Guard,
     fault: Fault,
     go_back: Callable[[], TrainState | None],
     tell: Tell,

@@ -22,8 +22,9 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.blend import make_batches, pretraining_order
 from preceptor.train.optim import Optimizer, freeze
-from preceptor.train.pretrain import resolve_model, starting_model, width_scales, with_noise
+from preceptor.train.pretrain import resolve_model, starting_model, with_noise
 from preceptor.train.run import FinetuningConfig, PretrainingConfig, TrainingConfig
+from preceptor.train.session import width_scales
 from preceptor.train.state import StopRequest
 
 _FEWEST_POINTS = 5

@@ -22,7 +22,9 @@ from typing import Any, Protocol
 from preceptor.core.progress import say
 from preceptor.train.tracking_config import TrackingConfig
 
-_SECONDS_BETWEEN_FLUSHES = 10.0
+_SECONDS_BETWEEN_FLUSHES = 1.0
+"""What a kill takes from TensorBoard's files."""
+_SECONDS_BETWEEN_BATCHES = 10.0
 _SECONDS_TO_CLOSE = 60.0
 _MAX_WAITING = 10_000
 _ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_WEBHOOK_URL")
@@ -151,7 +153,7 @@ class MLflow:
         """Take the measures of a step; they are handed on together with those of others."""
         now = int(time.time() * 1000)
         self._waiting += [self._metric(name, value, now, step) for name, value in measures.items()]
-        if len(self._waiting) >= _MAX_BATCH or time.monotonic() - self._sent > _SECONDS_BETWEEN_FLUSHES:
+        if len(self._waiting) >= _MAX_BATCH or time.monotonic() - self._sent > _SECONDS_BETWEEN_BATCHES:
             self._send()
 
     def _send(self) -> None:

@@ -1,0 +1,179 @@
+"""One session of training: a built model, from its newest checkpoint to its end."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preceptor.core.errors import ConfigError, output_errors
+from preceptor.core.progress import say
+from preceptor.core.seeds import KeyedPermutation, derive
+from preceptor.models.initialisation import growth_of, learning_rate_scales
+from preceptor.models.language_model import LanguageModel
+from preceptor.objectives.batch import Batches, Objective
+from preceptor.parallel.engine import Engine
+from preceptor.train.activations import saving_activations
+from preceptor.train.averaging import WeightAverage
+from preceptor.train.checkpoint import Checkpoints
+from preceptor.train.events import EventLog
+from preceptor.train.length import joules_of, length_of
+from preceptor.train.loop import fit
+from preceptor.train.optim import Optimizer
+from preceptor.train.placement import prepared, rows_that_fit
+from preceptor.train.run import TrainingConfig
+from preceptor.train.state import StopRequest, TrainState, Validation
+from preceptor.train.watch import watch
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training stage leaves beside its files."""
+
+    state: TrainState
+    facts: dict[str, Any]
+    resumed_cost: Mapping[str, Any]
+    """The cost of earlier sessions of this run, as their last checkpoint recorded it."""
+
+
+def no_cost() -> dict[str, Any]:
+    """The cost of a run that nobody measures."""
+    return {}
+
+
+def train_model(
+    *,
+    config: TrainingConfig,
+    model: LanguageModel,
+    batches: Batches,
+    validation: Objective,
+    num_steps: int,
+    checkpoints: Checkpoints,
+    metrics: Path,
+    stop: StopRequest,
+    read_cost: Callable[[], Mapping[str, Any]],
+    label: str,
+) -> TrainingResult:
+    """The result of training a built model to its end, from its newest checkpoint where there is one."""
+    engine = prepared(model, config, num_steps)
+    scales = width_scales(engine, config)
+    optimizer = Optimizer(engine.parameters, config.optimizer, scales, config.memory, checkpoints.folder)
+    average = WeightAverage(config.averaging, engine.parameters)
+    state = checkpoints.resume(engine, optimizer, average)
+    resumed_cost = state.cost
+    if state.step:
+        say(f"{label}: going on from step {state.step} of {num_steps}")
+    rows = validation_rows(validation, config, batches.seed)
+
+    def validate() -> Validation:
+        width = state.rows_per_microbatch or batches.rows_per_microbatch
+        return measured(engine, validation, rows, width)
+
+    def save(state: TrainState) -> None:
+        state.cost = read_cost()
+        checkpoints.save(engine, optimizer, state, average)
+
+    length = length_of(config, num_steps, lambda: joules_of(read_cost()) + joules_of(resumed_cost))
+    with (
+        saving_activations(engine.model, config.memory, checkpoints.folder),
+        watch(label, config, engine, batches, state, length, metrics, read_cost) as hooks,
+    ):
+        if not config.micro_batch_tokens and not state.rows_per_microbatch:
+            state.rows_per_microbatch = rows_that_fit(engine, batches)
+        try:
+            state = fit(
+                config,
+                engine,
+                optimizer,
+                batches,
+                state,
+                length=length,
+                validate=validate,
+                save=save,
+                keep_best=lambda state: checkpoints.keep_best(engine, state.best_step),
+                go_back=lambda: checkpoints.go_back(engine, optimizer, average),
+                average=average,
+                hooks=hooks,
+                tell=EventLog(metrics.with_name(f"{metrics.stem}-events.jsonl"), label),
+                stop=stop,
+            )
+        finally:
+            checkpoints.finish()
+    facts = _facts(state, batches)
+    if config.early_stopping.patience:
+        facts |= _best(state, checkpoints, engine, num_steps, label)
+    return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost)
+
+
+def measured(engine: Engine, validation: Objective, rows: Sequence[int], width: int) -> Validation:
+    """What a model comes to on some rows, so many at a time."""
+    chunks = (validation.collate(rows[start : start + width]) for start in range(0, len(rows), width))
+    total, correct, tokens = engine.evaluate(validation, chunks)
+    return Validation(total / max(1, tokens), correct / max(1, tokens))
+
+
+def width_scales(engine: Engine, config: TrainingConfig) -> dict[str, float]:
+    """What the learning rate of each weight is multiplied by, for the width of the model.
+
+    Raises:
+        ConfigError: the optimizer's updates follow the size of gradients, for which these scales are not.
+    """
+    if config.optimizer.kind == "sgd" and growth_of(engine.model.config) != 1:
+        raise ConfigError(
+            "model.width_base carries over learning rates of optimizers that do not follow the size of gradients",
+            path="pretraining.optimizer.kind",
+            remedy="choose another optimizer than sgd, or leave out model.width_base",
+        )
+    return learning_rate_scales(engine.model, "muon" if config.optimizer.kind == "muon" else "adamw")
+
+
+def checkpoints_of(config: TrainingConfig, folder: Path, key: str) -> Checkpoints:
+    """The checkpoints of a run in a folder, as its settings want them."""
+    return Checkpoints(
+        folder,
+        key,
+        config.keep_checkpoints,
+        keep_every_steps=config.keep_checkpoint_every_steps,
+        in_background=config.checkpoints_in_background,
+    )
+
+
+def _facts(state: TrainState, batches: Batches) -> dict[str, Any]:
+    """What is to be known of a training run."""
+    last = state.curve[-1]
+    optional = {"untrained_steps": state.untrained, "gradients": state.health}
+    return {name: value for name, value in optional.items() if value} | {
+        "num_steps": state.step,
+        "num_tokens": state.tokens,
+        "num_epochs": round(batches.epochs(state.step), 3),
+        "final_loss": last["loss"],
+        "validation_loss": last["validation_loss"],
+        "skipped_steps": sum(1 for record in state.curve if record.get("skipped")),
+    }
+
+
+def _best(state: TrainState, checkpoints: Checkpoints, engine: Engine, num_steps: int, label: str) -> dict[str, Any]:
+    """The best validation, whose weights are then those of the model."""
+    if state.step < num_steps:
+        say(f"{label}: stopped at step {state.step} of {num_steps}, as validation was best at step {state.best_step}")
+    if state.best_step == state.step or not checkpoints.restore_best(engine, state.best_step):
+        return {"best_step": state.best_step, "weights_of_step": state.step}
+    best = next(record for record in state.curve if record["step"] == state.best_step)
+    return {
+        "best_step": state.best_step,
+        "weights_of_step": state.best_step,
+        "validation_loss": best["validation_loss"],
+    }
+
+
+def validation_rows(validation: Objective, config: TrainingConfig, seed: int) -> list[int]:
+    """The rows on which the validation loss is taken: always the same ones, drawn once."""
+    wanted = max(1, config.validation_tokens // config.context_length)
+    order = KeyedPermutation(validation.num_rows, derive(seed, "validation"))
+    return [order(place) for place in range(min(wanted, validation.num_rows))]
+
+
+def save_curve(state: TrainState, folder: Path) -> None:
+    """Write curve.json: one record per step."""
+    with output_errors(folder):
+        (folder / "curve.json").write_text(json.dumps(state.curve) + "\n", encoding="utf-8")
