@@ -174,7 +174,7 @@ def test_row_01_fifty_kills_at_random_moments_change_no_bit(nursery, tmp_path, c
 
 def wait_for_step(run: Path, step: int) -> None:
     """Wait until a training has come to a step."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while last_step(run) < step and time.monotonic() < deadline:
         time.sleep(0.003)
 
