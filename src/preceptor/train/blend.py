@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from preceptor.core.errors import ConfigError
 from preceptor.core.seeds import derive
 from preceptor.core.units import Duration
 from preceptor.data.mixture import Blending, Ingredient, Mixture, shares
