@@ -72,6 +72,7 @@ def fit(
         for hook in hooks:
             hook(record, time.perf_counter() - started)
         if fault is not None:
+            # Nothing is saved among bad steps: going back would then lead to them, and elsewhere after a stop.
             _recover(config, state, fault, go_back, tell)
         elif stop.requested or (state.step % config.checkpoint_every_steps == 0 and not at_end):
             save(state)
