@@ -8,7 +8,7 @@ from typing import Any
 
 from preceptor.core.errors import ConfigError, output_errors
 from preceptor.core.progress import say
-from preceptor.core.seeds import KeyedPermutation, derive
+from preceptor.core.seeds import derive
 from preceptor.models.initialisation import growth_of, learning_rate_scales
 from preceptor.models.language_model import LanguageModel
 from preceptor.objectives.batch import Batches, Objective
@@ -23,7 +23,12 @@ from preceptor.train.optim import Optimizer
 from preceptor.train.placement import prepared, rows_that_fit
 from preceptor.train.run import TrainingConfig
 from preceptor.train.state import StopRequest, TrainState, Validation
+from preceptor.train.validation_config import MEASURE, require_measures
+from preceptor.train.validation_sets import ValidationSet, drawn_rows
 from preceptor.train.watch import watch
+
+_STAGES = {"pretrain": "pretraining", "finetune": "finetuning"}
+_NO_SETS: Mapping[str, ValidationSet] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,16 @@ def train_model(
     stop: StopRequest,
     read_cost: Callable[[], Mapping[str, Any]],
     label: str,
+    sets: Mapping[str, ValidationSet] = _NO_SETS,
 ) -> TrainingResult:
-    """The result of training a built model to its end, from its newest checkpoint where there is one."""
+    """The result of training a built model to its end, from its newest checkpoint where there is one.
+
+    At every validation the loss is also taken on each of ``sets``, under its name.
+
+    Raises:
+        ConfigError: training is to stop by what is not measured.
+    """
+    require_measures(_STAGES.get(label, label), config.early_stopping.metric, (), sets)
     engine = prepared(model, config, num_steps)
     scales = width_scales(engine, config)
     optimizer = Optimizer(engine.parameters, config.optimizer, scales, config.memory, checkpoints.folder)
@@ -67,7 +80,9 @@ def train_model(
 
     def validate() -> Validation:
         width = state.rows_per_microbatch or batches.rows_per_microbatch
-        return measured(engine, validation, rows, width)
+        found = measured(engine, validation, rows, width)
+        losses = {MEASURE + name: measured(engine, *each, width).loss for name, each in sets.items()}
+        return found._replace(others=losses)
 
     def save(state: TrainState) -> None:
         state.cost = read_cost()
@@ -142,14 +157,24 @@ def _facts(state: TrainState, batches: Batches) -> dict[str, Any]:
     """What is to be known of a training run."""
     last = state.curve[-1]
     optional = {"untrained_steps": state.untrained, "gradients": state.health}
-    return {name: value for name, value in optional.items() if value} | {
-        "num_steps": state.step,
-        "num_tokens": state.tokens,
-        "num_epochs": round(batches.epochs(state.step), 3),
-        "final_loss": last["loss"],
-        "validation_loss": last["validation_loss"],
-        "skipped_steps": sum(1 for record in state.curve if record.get("skipped")),
-    }
+    return (
+        {name: value for name, value in optional.items() if value}
+        | {
+            "num_steps": state.step,
+            "num_tokens": state.tokens,
+            "num_epochs": round(batches.epochs(state.step), 3),
+            "final_loss": last["loss"],
+            "validation_loss": last["validation_loss"],
+            "skipped_steps": sum(1 for record in state.curve if record.get("skipped")),
+        }
+        | _losses_of_sets(last)
+    )
+
+
+def _losses_of_sets(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The losses on the named sets at a step, as a fact; nothing where there are none."""
+    losses = {name.removeprefix(MEASURE): loss for name, loss in record.items() if name.startswith(MEASURE)}
+    return {"validation_losses": losses} if losses else {}
 
 
 def _best(state: TrainState, checkpoints: Checkpoints, engine: Engine, num_steps: int, label: str) -> dict[str, Any]:
@@ -163,14 +188,13 @@ def _best(state: TrainState, checkpoints: Checkpoints, engine: Engine, num_steps
         "best_step": state.best_step,
         "weights_of_step": state.best_step,
         "validation_loss": best["validation_loss"],
-    }
+    } | _losses_of_sets(best)
 
 
 def validation_rows(validation: Objective, config: TrainingConfig, seed: int) -> list[int]:
     """The rows on which the validation loss is taken: always the same ones, drawn once."""
-    wanted = max(1, config.validation_tokens // config.context_length)
-    order = KeyedPermutation(validation.num_rows, derive(seed, "validation"))
-    return [order(place) for place in range(min(wanted, validation.num_rows))]
+    wanted = config.validation_tokens // config.context_length
+    return drawn_rows(validation.num_rows, wanted, derive(seed, "validation"))
 
 
 def save_curve(state: TrainState, folder: Path) -> None:
