@@ -16,6 +16,7 @@ from preceptor.core.drafts import write_file
 from preceptor.core.errors import OutputError
 from preceptor.core.progress import say
 from preceptor.recipes.look import ACCENT, SECOND, STYLE
+from preceptor.train.validation_config import MEASURE
 
 PLOTS_FOLDER = "plots"
 _NAMES = {"pretrain": "Pre-training", "finetune": "Fine-tuning"}
@@ -23,6 +24,8 @@ _SMOOTHED_FROM = 60
 """With so many points or more a line shows where they go, and the points stand behind it."""
 _MOST_SHOWN = 2000
 """More points than a plot has room for only make its file large."""
+_SETS_NAMED = 8
+"""The legend has room for so many validation sets."""
 
 
 def keep_curves(out: Path, stage: str, artifact: Artifact) -> str:
@@ -59,6 +62,7 @@ def draw_curves(curve: Sequence[Mapping[str, Any]], title: str) -> Figure:
             loss.plot(*zip(*checks, strict=True), color=SECOND, marker="o", markersize=4, label="validation")
             last = checks[-1][1]
             loss.annotate(f"{last:.3f}", checks[-1], (6, 0), textcoords="offset points", va="center", color=SECOND)
+        _draw_sets(loss, curve)
         loss.set_title(f"{title}: loss, nats per token", loc="left", fontsize=11)
         loss.legend()
         some = [curve[index] for index in thinned(len(curve))]
@@ -75,6 +79,18 @@ def draw_curves(curve: Sequence[Mapping[str, Any]], title: str) -> Figure:
             axes.grid(alpha=0.25, linewidth=0.6)
             axes.patch.set_alpha(0)
     return figure
+
+
+def _draw_sets(axes: Axes, curve: Sequence[Mapping[str, Any]]) -> None:
+    """A thin line for the loss on each named set, the first of them with a colour and a name."""
+    names = dict.fromkeys(name for point in curve for name in point if name.startswith(MEASURE))
+    for number, name in enumerate(names):
+        points = [(point["step"], point[name]) for point in curve if name in point]
+        # A label that begins so would be left out of the legend.
+        is_named = number < _SETS_NAMED
+        label = name.removeprefix(MEASURE).lstrip("_") if is_named else ""
+        color = f"C{number}" if is_named else "0.6"
+        axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=0.8, marker=".", markersize=3)
 
 
 def _draw_smoothed(axes: Axes, steps: Sequence[int], values: Sequence[float], label: str) -> None:

@@ -1,6 +1,7 @@
 """The files that a recipe names: looked at before any work begins, and known by content, so that changes are seen."""
 
 import hashlib
+import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -10,16 +11,20 @@ from preceptor.core.artifact import Artifact
 from preceptor.core.errors import ConfigError, DataError, PreceptorError
 from preceptor.data import bias, contamination, sources
 from preceptor.data.config import DataConfig
+from preceptor.data.examples import read_examples
+from preceptor.data.held_out import read_texts
 from preceptor.data.opt_out import OptOut
 from preceptor.data.personal import Redactor
+from preceptor.data.walking import find
 from preceptor.models.word_vector_files import open_vectors
 from preceptor.objectives.objective_config import ObjectiveConfig, require_fit
 from preceptor.recipes.base_model import files, locate
 from preceptor.recipes.run import Run
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.imports import import_tokenizer
-from preceptor.train.run import PretrainingConfig, require_context
+from preceptor.train.run import PretrainingConfig, TrainingConfig, require_context
 from preceptor.train.tracking_config import require_loggers
+from preceptor.train.validation_config import MEASURE, ValidationSetConfig, require_measures, source_names
 from preceptor.train.warmup_config import require_cuttable
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
@@ -34,6 +39,7 @@ def require(run: Run) -> None:
         ConfigError: names the key, the path and what to do.
     """
     _require_fit(run)
+    _require_sets(run)
     for key, name, look in _named(run):
         try:
             look()
@@ -72,6 +78,14 @@ def _require_fit(run: Run) -> None:
         )
 
 
+def _require_sets(run: Run) -> None:
+    """Refuse early stopping by what will not be measured, and validation sets that are trained on."""
+    labels = source_names([source.label for source in run.data.sources]).values()
+    stopping = run.pretraining.early_stopping.metric
+    require_measures("pretraining", stopping, run.pretraining.validation_sets, labels)
+    require_measures("finetuning", run.finetuning.early_stopping.metric, run.finetuning.validation_sets, ())
+
+
 def _require_tokens(objective: ObjectiveConfig, tokenizer: TokenizerConfig) -> None:
     """Refuse an objective for which the tokenizer that is to be trained lacks tokens; an import is looked into later.
 
@@ -98,12 +112,45 @@ def _named(run: Run) -> Iterator[tuple[str, str, Callable[[], object]]]:
         yield "tokenizer.path", path, partial(import_tokenizer, Path(path), run.tokenizer.split_pattern)
     if vectors := run.pretraining.word_vectors.path:
         yield "pretraining.word_vectors.path", vectors, partial(open_vectors, Path(vectors))
+    for each in run.pretraining.validation_sets:
+        # What a pattern names is not there by that name.
+        name = "" if set(each.path) & set("*?[") else each.path
+        yield "pretraining.validation_sets", name, partial(_look_into, each, run)
+    for each in run.finetuning.validation_sets if run.finetuning.examples else ():
+        yield "finetuning.validation_sets", each.path, partial(read_examples, Path(each.path))
     for name in data.bias.groups:
         yield "data.bias.groups", name, partial(bias.read_lexicon, name)
     if data.bias.attributes:
         yield "data.bias.attributes", data.bias.attributes, partial(bias.read_lexicon, data.bias.attributes)
     if data.contamination.paths:
         yield "data.contamination.paths", "", partial(contamination.inputs, data.contamination)
+
+
+def _look_into(config: ValidationSetConfig, run: Run) -> None:
+    """Read a validation set once, and see that no file of it is also a file of the corpus.
+
+    Raises:
+        ConfigError: it is trained on.
+        DataError: it cannot be read, or there is no text in it.
+    """
+    for _ in read_texts(config.source, reader_of(run.data)):
+        pass
+    held_out = _files_of(config.path)
+    for source in run.data.sources:
+        if source.kind == "files" and (both := sorted(held_out & _files_of(source.path))):
+            raise ConfigError(
+                f"the set {config.name!r} is trained on: {both[0]} is a file of the source {source.label!r}",
+                remedy="move it out of what the source reads",
+            )
+
+
+def _files_of(path: str) -> set[str]:
+    """The files behind a path or a pattern, wherever links to them lie; none where nothing is there."""
+    try:
+        return {os.path.realpath(found.path) for found in find(path)}
+    except (FileNotFoundError, ValueError):
+        # The data stage says so, in the words of data.sources.
+        return set()
 
 
 def of_corpus(config: DataConfig, translators: Iterable[Artifact]) -> list[str]:
@@ -134,8 +181,21 @@ def of_base(path: Path) -> list[str]:
 
 
 def of_pretraining(config: PretrainingConfig) -> list[str]:
-    """The files that pre-training reads beside the tokens, by content."""
-    return [content(Path(config.word_vectors.path))] if config.word_vectors.path else []
+    """The files that pre-training reads beside the tokens and that decide its weights, by content."""
+    vectors = [content(Path(config.word_vectors.path))] if config.word_vectors.path else []
+    return [*vectors, *of_stopping(config)]
+
+
+def of_stopping(config: TrainingConfig) -> list[str]:
+    """The files of the validation set that training stops by, by content; the others change no weights."""
+    stopping = config.early_stopping
+    chosen = [each.source for each in config.validation_sets if MEASURE + each.name == stopping.metric]
+    return sources.inputs(chosen) if stopping.patience else []
+
+
+def reader_of(config: DataConfig) -> sources.Reader:
+    """What reads texts that are only measured on, within the limits that a recipe sets for its data."""
+    return sources.Reader((), config.max_record_bytes, config.on_bad_input == "stop", detect_licences=False)
 
 
 def of_examples(named: str) -> str:

@@ -176,6 +176,7 @@ class Pipeline(Stages):
                     read_cost=LiveMeter(meter),
                     blending=self._blending(),
                     base=None if base is None else base.path,
+                    reader=inputs.reader_of(self.run.data),
                 )
             _take(result, draft)
             draft.notes["settings"] = settings
@@ -215,6 +216,8 @@ class Pipeline(Stages):
             "seed": self.run.seed,
             "inputs": inputs.of_examples(self.run.finetuning.examples),
         }
+        if files := inputs.of_stopping(self.run.finetuning):
+            settings["stopping"] = files
 
         def make(draft: Draft, meter: Meter) -> None:
             from preceptor.train.finetune import finetune

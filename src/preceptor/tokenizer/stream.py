@@ -72,6 +72,19 @@ class TokenStream:
         """The ids of one document, its end of text included."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
+    def only(self, documents: NDArray[np.int64]) -> "TokenStream":
+        """The stream of some documents in the given order, held in memory; how many bytes they have is not known."""
+        lengths = np.diff(self.offsets)[documents]
+        tokens = [np.empty(0, self.tokens.dtype), *(self.document(int(each)) for each in documents)]
+        return TokenStream(
+            np.concatenate(tokens),
+            np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+            np.asarray(self.document_ids)[documents],
+            num_bytes=0,
+            sources=self.sources[documents],
+            collections=self.collections,
+        )
+
     def token_counts(self, vocab_size: int) -> NDArray[np.int64]:
         """How often each token of the vocabulary stands in the stream."""
         counts = np.zeros(vocab_size, np.int64)

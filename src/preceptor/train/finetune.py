@@ -22,6 +22,7 @@ from preceptor.train.pretrain import resolve_model
 from preceptor.train.run import FinetuningConfig
 from preceptor.train.session import TrainingResult, checkpoints_of, no_cost, save_curve, train_model
 from preceptor.train.state import StopRequest
+from preceptor.train.validation_sets import finetuning_sets
 
 
 def finetune(
@@ -43,8 +44,8 @@ def finetune(
     """The result of training an adapter, whose files are then in ``draft``; goes on from the newest checkpoint.
 
     Raises:
-        DataError: no example leaves an answer to learn from.
-        ConfigError: a target names no layer of the model.
+        DataError: no example, or none of a validation set, leaves an answer to learn from.
+        ConfigError: a target names no layer of the model, or training is to stop by what is not measured.
         Interrupted: a stop was requested; a checkpoint was saved first.
     """
     keep_freed_memory()
@@ -66,6 +67,7 @@ def finetune(
         stop=stop,
         read_cost=read_cost,
         label="finetune",
+        sets=finetuning_sets(config, tokenizer, seed),
     )
     save_adapter(model, config.adapter, draft.path, base_id)
     save_curve(result.state, draft.path)

@@ -252,7 +252,8 @@ def _is_best(config: EarlyStoppingConfig, state: TrainState, found: Validation) 
     """
     if not config.patience:
         return False
-    value = found.loss if config.metric == "loss" else -found.accuracy
+    values = {"loss": found.loss, "accuracy": -found.accuracy, **found.others}
+    value = values[config.metric]
     if state.best is not None and not value < state.best - config.min_delta:
         state.checks_since_best += 1
         return False

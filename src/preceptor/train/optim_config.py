@@ -157,8 +157,8 @@ class EarlyStoppingConfig:
 
     patience: int = 0
     """After how many validations in a row without a better one training stops; 0 never stops."""
-    metric: Literal["loss", "accuracy"] = "loss"
-    """Of which metric on the validation tokens."""
+    metric: str = "loss"
+    """By what a validation is better: loss, accuracy, or validation_loss/NAME of a source or a validation set."""
     min_delta: float = 0.0
     """By how much a validation must be better to count."""
 
@@ -167,3 +167,5 @@ class EarlyStoppingConfig:
         for name in ("patience", "min_delta"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.metric not in ("loss", "accuracy") and not self.metric.startswith("validation_loss/"):
+            raise ValueError(f'metric must be "loss", "accuracy" or "validation_loss/NAME", got {self.metric!r}')

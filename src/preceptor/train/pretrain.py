@@ -12,6 +12,7 @@ from preceptor.core.errors import ConfigError
 from preceptor.core.progress import say
 from preceptor.core.seeds import derive
 from preceptor.data.mixture import Blending
+from preceptor.data.sources import Reader
 from preceptor.models.config import ModelConfig
 from preceptor.models.growth import with_output_layer
 from preceptor.models.interchange import architecture_of, load_model, save_model
@@ -29,6 +30,9 @@ from preceptor.train.optim import freeze
 from preceptor.train.run import PretrainingConfig, TrainingConfig, require_context
 from preceptor.train.session import TrainingResult, checkpoints_of, no_cost, save_curve, train_model
 from preceptor.train.state import StopRequest
+from preceptor.train.validation_sets import pretraining_sets
+
+_READER = Reader(detect_licences=False)
 
 
 def pretrain(
@@ -47,16 +51,17 @@ def pretrain(
     read_cost: Callable[[], Mapping[str, Any]] = no_cost,
     blending: Blending,
     base: Path | None = None,
+    reader: Reader = _READER,
 ) -> TrainingResult:
     """The result of training a model, whose files are then in ``draft``; goes on from the newest checkpoint.
 
     It starts from random weights, or from those of the model in the folder ``base``, which then is of
-    ``model_config``.
+    ``model_config``. ``reader`` reads the validation sets.
 
     Raises:
-        ConfigError: the context is longer than the model's, the streams have too little text, or a file of word
-            vectors is missing.
-        DataError: no word vector can be used.
+        ConfigError: the context is longer than the model's, the streams have too little text, a file of word vectors
+            is missing, or training is to stop by what is not measured.
+        DataError: no word vector can be used, or a validation set cannot be read.
         Interrupted: a stop was requested; a checkpoint was saved first.
         TrainingError: the loss was not finite several times in a row.
     """
@@ -79,6 +84,7 @@ def pretrain(
         stop=stop,
         read_cost=read_cost,
         label="pretrain",
+        sets=pretraining_sets(config, train, validation, tokenizer, seed, model_config, reader),
     )
     save_model(model, draft.path, tokenizer.end_of_text_id)
     tokenizer.save(draft.path)

@@ -15,6 +15,7 @@ from preceptor.train.memory_config import MemoryConfig
 from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
 from preceptor.train.precision_config import PrecisionConfig
 from preceptor.train.tracking_config import TrackingConfig
+from preceptor.train.validation_config import ValidationSetConfig, require_distinct
 from preceptor.train.warmup_config import BatchWarmupConfig, ContextWarmupConfig
 
 
@@ -56,6 +57,8 @@ class TrainingConfig:
     """How often the validation loss is taken; it is always taken at the end."""
     validation_tokens: int = 16384
     """How many validation tokens that loss is taken on; the evaluation stage takes all."""
+    validation_sets: tuple[ValidationSetConfig, ...] = ()
+    """Held-out texts whose loss is taken at every validation too; it stands beside that of the validation split."""
     checkpoint_every_steps: int = 50
     """How often the whole state is saved, so that a killed run goes on from there."""
     keep_checkpoints: int = 2
@@ -84,6 +87,7 @@ class TrainingConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         self._require_whole_rows()
+        require_distinct(self.validation_sets)
         try:
             Duration.parse(self.duration)
         except ConfigError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from preceptor.core.errors import ConfigError, output_errors
 from preceptor.core.progress import say
-from preceptor.core.seeds import KeyedPermutation, derive
+from preceptor.core.seeds import derive
 from preceptor.models.initialisation import growth_of, learning_rate_scales
 from preceptor.models.language_model import LanguageModel
 from preceptor.objectives.batch import Batches, Objective
@@ -23,7 +23,12 @@ from preceptor.train.optim import Optimizer
 from preceptor.train.placement import prepared, rows_that_fit
 from preceptor.train.run import TrainingConfig
 from preceptor.train.state import StopRequest, TrainState, Validation
+from preceptor.train.validation_config import MEASURE, require_measures
+from preceptor.train.validation_sets import ValidationSet, drawn_rows
 from preceptor.train.watch import watch
+
+_STAGES = {"pretrain": "pretraining", "finetune": "finetuning"}
+_NO_SETS: Mapping[str, ValidationSet] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +58,27 @@ def train_model(
     stop: StopRequest,
     read_cost: Callable[[], Mapping[str, Any]],
     label: str,
+    sets: Mapping[str, ValidationSet] = _NO_SETS,
 ) -> TrainingResult:
-    """The result of training a built model to its end, from its newest checkpoint where there is one."""
+    """The result of training a built model to its end, from its newest checkpoint where there is one.
+
+    At every validation the loss is also taken on each of ``sets``, under its name.
+
+    Raises:
+        ConfigError: training is to stop by what is not measured.
+    """
+    require_measures(_STAGES.get(label, label), config.early_stopping.metric, (), sets)
     engine = prepared(model, config, num_steps)
-    scales = width_scales(engine, config)
-    optimizer = Optimizer(engine.parameters, config.optimizer, scales, config.memory, checkpoints.folder)
+    optimizer = Optimizer(
+        engine.parameters, config.optimizer, width_scales(engine, config), config.memory, checkpoints.folder
+    )
     average = WeightAverage(config.averaging, engine.parameters)
     state = checkpoints.resume(engine, optimizer, average)
     resumed_cost = state.cost
     if state.step:
         say(f"{label}: going on from step {state.step} of {num_steps}")
-    rows = validation_rows(validation, config, batches.seed)
-
-    def save(state: TrainState) -> None:
-        state.cost = read_cost()
-        checkpoints.save(engine, optimizer, state, average)
-
+    saved = _Saved(engine, optimizer, average, checkpoints, read_cost)
+    check = _Check(engine, validation, validation_rows(validation, config, batches.seed), sets)
     length = length_of(config, num_steps, lambda: joules_of(read_cost()) + joules_of(resumed_cost))
     with (
         saving_activations(engine.model, config.memory, checkpoints.folder),
@@ -78,18 +88,12 @@ def train_model(
             state.rows_per_microbatch = rows_that_fit(engine, batches)
         try:
             state = fit(
-                config,
-                engine,
-                optimizer,
-                batches,
-                state,
+                *(config, engine, optimizer, batches, state),
                 length=length,
-                validate=lambda: measured(
-                    engine, validation, rows, state.rows_per_microbatch or batches.rows_per_microbatch
-                ),
-                save=save,
-                keep_best=lambda state: checkpoints.keep_best(engine, state.best_step),
-                go_back=lambda: checkpoints.go_back(engine, optimizer, average),
+                validate=lambda: check(state.rows_per_microbatch or batches.rows_per_microbatch),
+                save=saved.save,
+                keep_best=saved.keep_best,
+                go_back=saved.go_back,
                 average=average,
                 hooks=hooks,
                 tell=EventLog(metrics.with_name(f"{metrics.stem}-events.jsonl"), label),
@@ -101,6 +105,42 @@ def train_model(
     if config.early_stopping.patience:
         facts |= _best(state, checkpoints, engine, num_steps, label)
     return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost)
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """What is measured at each validation."""
+
+    engine: Engine
+    validation: Objective
+    rows: Sequence[int]
+    sets: Mapping[str, ValidationSet]
+
+    def __call__(self, width: int) -> Validation:
+        found = measured(self.engine, self.validation, self.rows, width)
+        losses = {MEASURE + name: measured(self.engine, *each, width).loss for name, each in self.sets.items()}
+        return found._replace(others=losses)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What a training saves, and what it goes back to."""
+
+    engine: Engine
+    optimizer: Optimizer
+    average: WeightAverage
+    checkpoints: Checkpoints
+    read_cost: Callable[[], Mapping[str, Any]]
+
+    def save(self, state: TrainState) -> None:
+        state.cost = self.read_cost()
+        self.checkpoints.save(self.engine, self.optimizer, state, self.average)
+
+    def keep_best(self, state: TrainState) -> None:
+        self.checkpoints.keep_best(self.engine, state.best_step)
+
+    def go_back(self) -> TrainState | None:
+        return self.checkpoints.go_back(self.engine, self.optimizer, self.average)
 
 
 def measured(engine: Engine, validation: Objective, rows: Sequence[int], width: int) -> Validation:
@@ -140,14 +180,24 @@ def _facts(state: TrainState, batches: Batches) -> dict[str, Any]:
     """What is to be known of a training run."""
     last = state.curve[-1]
     optional = {"untrained_steps": state.untrained, "gradients": state.health}
-    return {name: value for name, value in optional.items() if value} | {
-        "num_steps": state.step,
-        "num_tokens": state.tokens,
-        "num_epochs": round(batches.epochs(state.step), 3),
-        "final_loss": last["loss"],
-        "validation_loss": last["validation_loss"],
-        "skipped_steps": sum(1 for record in state.curve if record.get("skipped")),
-    }
+    return (
+        {name: value for name, value in optional.items() if value}
+        | {
+            "num_steps": state.step,
+            "num_tokens": state.tokens,
+            "num_epochs": round(batches.epochs(state.step), 3),
+            "final_loss": last["loss"],
+            "validation_loss": last["validation_loss"],
+            "skipped_steps": sum(1 for record in state.curve if record.get("skipped")),
+        }
+        | _losses_of_sets(last)
+    )
+
+
+def _losses_of_sets(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The losses on the named sets at a step, as a fact; nothing where there are none."""
+    losses = {name.removeprefix(MEASURE): loss for name, loss in record.items() if name.startswith(MEASURE)}
+    return {"validation_losses": losses} if losses else {}
 
 
 def _best(state: TrainState, checkpoints: Checkpoints, engine: Engine, num_steps: int, label: str) -> dict[str, Any]:
@@ -161,14 +211,13 @@ def _best(state: TrainState, checkpoints: Checkpoints, engine: Engine, num_steps
         "best_step": state.best_step,
         "weights_of_step": state.best_step,
         "validation_loss": best["validation_loss"],
-    }
+    } | _losses_of_sets(best)
 
 
 def validation_rows(validation: Objective, config: TrainingConfig, seed: int) -> list[int]:
     """The rows on which the validation loss is taken: always the same ones, drawn once."""
-    wanted = max(1, config.validation_tokens // config.context_length)
-    order = KeyedPermutation(validation.num_rows, derive(seed, "validation"))
-    return [order(place) for place in range(min(wanted, validation.num_rows))]
+    wanted = config.validation_tokens // config.context_length
+    return drawn_rows(validation.num_rows, wanted, derive(seed, "validation"))
 
 
 def save_curve(state: TrainState, folder: Path) -> None:
