@@ -52,7 +52,7 @@ def artifacts(run: Path, kind: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("can_strace")
-@pytest.mark.parametrize("stage", ["corpus", "base"])
+@pytest.mark.parametrize("stage", [pytest.param("corpus", marks=pytest.mark.faults), "base"])
 def test_row_29_killed_while_it_is_taken_in_no_half_is_visible_and_the_next_try_is_whole(
     nursery, given, tmp_path, stage
 ):

@@ -211,7 +211,7 @@ def test_row_03_a_second_signal_ends_at_once_and_what_stood_stands(nursery, undi
     started = time.monotonic()
     trainee.send(signal.SIGCONT)
     assert trainee.wait() in (130, 143) and time.monotonic() - started < 10
-    assert steps(run) == [4]
+    assert steps(run) in ([], [4])
     assert nursery.run(run, notes, num_steps=STEPS)[0] == 0
     assert weights(notes) == weights(undisturbed["long"])
 

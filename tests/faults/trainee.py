@@ -34,6 +34,7 @@ SETTINGS = {
     "checkpoint_every_steps": 4,
     "schedule": {"warmup_steps": 2},
     "averaging": {"kind": "ema"},
+    "tracking": {"loggers": []},
 }
 MODEL = DecoderConfig(
     vocab_size=40,
