@@ -1,6 +1,5 @@
 """What makes a stage: once, remembered by its key, and made again only when what it depends on changes."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from preceptor.core.artifact import Artifact, Draft, Store
 from preceptor.core.config import digest, encode
+from preceptor.core.drafts import remove_folder, sweep
 from preceptor.core.interrupt import Stop
 from preceptor.core.progress import say
 from preceptor.footprint.meter import Meter, Reading, measure
@@ -52,6 +52,8 @@ class Stages:
         """Open the store and clear away what killed runs have left."""
         self.store = Store(self.out / "artifacts")
         self.store.sweep()
+        for folder in (self.out / "checkpoints", *(self.out / "checkpoints").glob("*-*"), self.out / "work"):
+            sweep(folder)
         self._noted = read_notes(self.out, encode(self.run))
 
     def _stage(
@@ -131,5 +133,5 @@ class Stages:
         """The states on the way to an artifact that now stands are of no further use, but for those kept for good."""
         training = {"pretrain": self.run.pretraining, "finetune": self.run.finetuning}.get(stage)
         if training is None or not training.keep_checkpoint_every_steps:
-            shutil.rmtree(self._checkpoints(stage, key), ignore_errors=True)
-        shutil.rmtree(self._work(stage, key), ignore_errors=True)
+            remove_folder(self._checkpoints(stage, key))
+        remove_folder(self._work(stage, key))

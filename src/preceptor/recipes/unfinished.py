@@ -1,13 +1,13 @@
 """Trainings that were stopped or killed: who goes on with them, and who may not."""
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from preceptor.core.artifact import load, write_folder
-from preceptor.core.errors import ArtifactError, MismatchError
+from preceptor.core.drafts import remove_folder
+from preceptor.core.errors import ArtifactError, MismatchError, OutputError
 from preceptor.core.progress import say
 
 _FOLDER, _KIND = "run", "unfinished-run"
@@ -86,7 +86,8 @@ def _require_finished(other: Path, said: Mapping[str, Any], is_finished: Callabl
         return
     stage, step = other.name.rsplit("-", 1)[0], int(steps[-1].name.removeprefix("step-"))
     if restart:
-        shutil.rmtree(other)
+        if not remove_folder(other):
+            raise OutputError(f"{other} cannot be removed", remedy="make its folder writable, or choose another --out")
         say(f"{stage}: the unfinished training in {other}, at step {step}, is thrown away")
         return
     difference = _differences(before["settings"], said["settings"])

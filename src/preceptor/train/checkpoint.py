@@ -5,7 +5,6 @@ What is to be saved is copied while training waits, and written by a thread whil
 
 import json
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from preceptor.core.artifact import load, write_folder
+from preceptor.core.drafts import remove_folder
 from preceptor.core.errors import ArtifactError, OutputError
 from preceptor.core.progress import say
 from preceptor.parallel.engine import Engine
@@ -69,7 +69,7 @@ class Checkpoints:
         def remove_others() -> None:
             for old in self.folder.glob("best-[0-9]*"):
                 if old.name != name:
-                    shutil.rmtree(old, ignore_errors=True)
+                    remove_folder(old)
 
         self._write(name, {WEIGHTS_FILE: engine.parameters}, "", remove_others)
         self.waited_seconds += time.perf_counter() - started
@@ -101,7 +101,7 @@ class Checkpoints:
         for old in self._folders()[: -self.keep]:
             step = int(old.name.removeprefix("step-"))
             if not self.keep_every_steps or step % self.keep_every_steps:
-                shutil.rmtree(old, ignore_errors=True)
+                remove_folder(old)
 
     def finish(self) -> None:
         """Wait until everything is written.

@@ -99,8 +99,11 @@ def train_model(
                 tell=EventLog(metrics.with_name(f"{metrics.stem}-events.jsonl"), label),
                 stop=stop,
             )
-        finally:
+        except Exception:
+            # Not after a second signal, which stops at once: a disk may hang.
             checkpoints.finish()
+            raise
+        checkpoints.finish()
     facts = _facts(state, batches)
     if config.early_stopping.patience:
         facts |= _best(state, checkpoints, engine, num_steps, label)

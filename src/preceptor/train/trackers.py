@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,7 +276,10 @@ class Aside:
 
 @contextmanager
 def open_trackers(config: TrackingConfig, stage: Stage) -> Iterator[list[Tracker]]:
-    """The trackers that the settings name, which are closed at the end of the block."""
+    """The trackers that the settings name, which are closed at the end of the block.
+
+    After a second signal, which stops at once, nobody waits for them.
+    """
     opened: list[Tracker] = []
     for name in config.loggers:
         try:
@@ -287,9 +290,15 @@ def open_trackers(config: TrackingConfig, stage: Stage) -> Iterator[list[Tracker
         opened.append(Aside(tracker))
     try:
         yield opened
-    finally:
-        for each in opened:
-            each.close()
+    except Exception:
+        _close(opened)
+        raise
+    _close(opened)
+
+
+def _close(opened: Iterable[Tracker]) -> None:
+    for each in opened:
+        each.close()
 
 
 def numbers(measures: Mapping[str, Any]) -> dict[str, float]:
