@@ -5,8 +5,9 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 ARGS ?=
 PYTEST_ARGS ?=
+FAULT_TESTS := tests/faults tests/cli/test_bad_input.py tests/core/test_artifact.py tests/core/test_crash.py tests/core/test_lock.py tests/data/test_bad_files.py tests/data/test_executor.py tests/data/test_hostile_files.py tests/data/test_reading.py tests/recipes/test_killed_runs.py tests/train/test_guard.py
 
-.PHONY: run test check bench clean help
+.PHONY: run test faults check bench clean help
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -25,6 +26,9 @@ run: $(VENV)/installed  ## Raw documents to a model that answers, in runs/defaul
 
 test: $(VENV)/installed-dev  ## All tests, without network
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+faults: $(VENV)/installed-dev  ## The faults of docs/reliability.md, with those that take minutes; best as root with strace
+	$(BIN)/python -m pytest -m "" $(FAULT_TESTS) $(PYTEST_ARGS)
 
 check: $(VENV)/installed-dev  ## What CI runs: style, types, layers, tests
 	$(BIN)/ruff check .
@@ -50,6 +54,7 @@ bench: $(VENV)/installed-dev $(PEERS)/installed  ## Speed and memory against rea
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/time_to_loss.py
+	$(BIN)/python benchmarks/activation_memory.py
 
 clean:  ## Remove caches and build products; runs/ and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

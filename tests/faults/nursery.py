@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ def start(
     *,
     limits: dict[str, int] | None = None,
     clock_jumps: Sequence[float] = (),
+    disk_hangs: bool = False,
     traced: bool = False,
     **arguments: Any,
 ) -> int:
@@ -51,6 +53,8 @@ def start(
             resource.setrlimit(getattr(resource, name), (value, value))
         if clock_jumps:
             jump_the_clock(clock_jumps)
+        if disk_hangs:
+            hang_in_saves()
         while traced and not tracer():
             time.sleep(0.002)
         code = trainee.run(Path(folder), Path(notes), **arguments)
@@ -67,6 +71,18 @@ def jump_the_clock(jumps: Sequence[float]) -> None:
     """Make the time of day jump by so many seconds after every few looks at it."""
     real, looks = time.time, itertools.count()
     time.time = lambda: real() + sum(jumps[: next(looks) // 4])
+
+
+def hang_in_saves() -> None:
+    """Make whatever is forced to the disk by another thread than that of the training take half a minute."""
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(30)
+        real(handle)
+
+    os.fsync = fsync
 
 
 def tracer() -> int:

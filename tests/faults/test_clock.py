@@ -16,6 +16,7 @@ TOLD = {
     "core/artifact.py",  # when an artifact was made, which is no part of its identity
     "train/events.py",  # when something out of the ordinary was logged
     "train/hooks.py",  # when a step was logged
+    "train/trackers.py",  # when a tracker was told
 }
 
 

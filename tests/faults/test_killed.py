@@ -12,8 +12,9 @@ from evidence import drafts, resumed_at, rows_read, steps, torn, weights
 
 EVERY, STEPS = 4, 20
 FILE_CALLS = "write,fsync,ftruncate,mkdir,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir"
-SHORT = {"num_steps": 13, "settings": {"keep_checkpoints": 1}}
-"""From step 4 on two saves, at steps 8 and 12, after each of which the older checkpoint is removed."""
+SHORT = {"num_steps": 13, "settings": {"keep_checkpoints": 1, "checkpoints_in_background": False}}
+"""From step 4 on two saves, at steps 8 and 12, after each of which the older checkpoint is removed. By one thread, as
+strace counts the calls of each thread for itself."""
 
 
 @pytest.fixture(scope="session")
@@ -157,8 +158,8 @@ def test_row_01_fifty_kills_at_random_moments_change_no_bit(nursery, tmp_path, c
         # It may have been killed before it had begun.
         assert resumed_at(trainee.said()) in ({stands} if trainee.said() else {0})
         stood, stands = stands, max(steps(run), default=0)
-        # At most an interval is lost, and one more where the kill came in the save at its end.
-        assert stands >= max(stood, last_step(run) - 2)
+        # One save may be under way and one may wait; a third makes training wait. So at most these and a step are lost.
+        assert stands >= max(stood, last_step(run) - 3)
     code, said = nursery.run(run, notes, **arguments)
     assert code == 0 and resumed_at(said) == stands > 100
     with capsys.disabled():
@@ -173,7 +174,7 @@ def test_row_01_fifty_kills_at_random_moments_change_no_bit(nursery, tmp_path, c
 
 def wait_for_step(run: Path, step: int) -> None:
     """Wait until a training has come to a step."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while last_step(run) < step and time.monotonic() < deadline:
         time.sleep(0.003)
 
@@ -210,7 +211,7 @@ def test_row_03_a_second_signal_ends_at_once_and_what_stood_stands(nursery, undi
     started = time.monotonic()
     trainee.send(signal.SIGCONT)
     assert trainee.wait() in (130, 143) and time.monotonic() - started < 10
-    assert steps(run) == [4]
+    assert steps(run) in ([], [4])
     assert nursery.run(run, notes, num_steps=STEPS)[0] == 0
     assert weights(notes) == weights(undisturbed["long"])
 
@@ -249,30 +250,24 @@ def test_row_03_a_signal_at_every_call_that_changes_a_file(nursery, undisturbed,
     assert stopped > 20
 
 
-STUCK = ("trace=fsync", "inject=fsync:delay_enter=60s:when=3+")
-"""A disk that hangs for a minute in the first save; what is written before training is by another thread."""
-
-
 def seconds_to_end(nursery, tmp_path: Path, num_signals: int, **settings) -> float:
-    """How long a training on a disk that hangs takes to end after its last signal."""
-    run, arguments = tmp_path / "run", {"num_steps": 5000, "settings": {"keep_checkpoints": 9, **settings}}
-    with nursery.traced(run, tmp_path / "notes", *STUCK, **arguments) as trainee:
-        wait_for_step(run, 5)
+    """How long a training whose disk hangs in its first save takes to end after the last of its signals."""
+    run, notes = tmp_path / "run", tmp_path / "notes"
+    trainee = nursery.start(run, notes, num_steps=5000, settings=settings, disk_hangs=True)
+    wait_for_step(run, 5)
+    trainee.send(signal.SIGTERM)
+    for _ in range(num_signals - 1):
+        time.sleep(0.5)
         trainee.send(signal.SIGTERM)
-        for _ in range(num_signals - 1):
-            time.sleep(0.5)
-            trainee.send(signal.SIGTERM)
-        started = time.monotonic()
-        assert trainee.wait() in (143, -signal.SIGTERM), trainee.said()
-    assert torn(run) == []
+    started = time.monotonic()
+    assert trainee.wait() in (143, -signal.SIGTERM), trainee.said()
+    assert steps(run) == []
     return time.monotonic() - started
 
 
-@pytest.mark.usefixtures("can_strace")
 def test_row_03_a_second_signal_does_not_wait_for_a_disk_that_hangs(nursery, tmp_path):
     assert seconds_to_end(nursery, tmp_path, 2) < 10
 
 
-@pytest.mark.usefixtures("can_strace")
 def test_row_03_a_save_that_outlasts_the_grace_is_given_up(nursery, tmp_path):
     assert seconds_to_end(nursery, tmp_path, 1, grace_seconds=1.0) < 15

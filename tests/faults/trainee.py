@@ -34,6 +34,7 @@ SETTINGS = {
     "checkpoint_every_steps": 4,
     "schedule": {"warmup_steps": 2},
     "averaging": {"kind": "ema"},
+    "tracking": {"loggers": []},
 }
 MODEL = DecoderConfig(
     vocab_size=40,
@@ -79,7 +80,7 @@ def train(folder: Path, notes: Path, *, num_steps: int, settings: dict[str, Any]
     config = decode(TrainingConfig, {**SETTINGS, **settings})
     rows = Rows(notes, stop_at)
     model = build(MODEL, torch.Generator().manual_seed(0))
-    with grace() as stop:
+    with grace() as stop, stop.within(config.grace_seconds):
         train_model(
             config=config,
             model=model,

@@ -66,7 +66,7 @@ def test_the_peak_is_that_of_a_product_and_leaves_random_numbers_alone(dtype):
     torch.manual_seed(5)
     before = torch.get_rng_state()
     started = time.perf_counter()
-    reached = reached_flops(torch.device("cpu"), dtype, seconds=0.05)
+    reached = reached_flops(torch.device("cpu"), dtype)
     assert time.perf_counter() - started < 2
     assert torch.equal(torch.get_rng_state(), before)
     matrix = torch.ones(512, 512, dtype=dtype)
@@ -77,3 +77,13 @@ def test_the_peak_is_that_of_a_product_and_leaves_random_numbers_alone(dtype):
         seconds.append(time.perf_counter() - started)
     # Only that it is of the right size: this machine may be busy with something else.
     assert reached / 20 < 2 * 512**3 / min(seconds) < 20 * reached
+
+
+def test_a_type_without_units_of_its_own_counts_as_float32(monkeypatch):
+    import preceptor.footprint.peak as module
+
+    speeds = {(torch.float32, 1024): 100.0, (torch.bfloat16, 128): 1.0, (torch.float16, 128): 50.0}
+    speeds[torch.float16, 1024] = 150.0
+    monkeypatch.setattr(module, "_of_products", lambda device, dtype, side, seconds: speeds[dtype, side])
+    assert reached_flops(torch.device("cpu"), torch.bfloat16) == 100.0
+    assert reached_flops(torch.device("cpu"), torch.float16) == 150.0

@@ -78,6 +78,15 @@ def test_a_tokenizer_without_the_tokens_of_the_objective_is_told_before_any_work
     assert not list((tmp_path / "artifacts").glob("*"))
 
 
+@pytest.mark.parametrize("recipe", ["encoder-decoder", "two-stream"])
+def test_rows_that_cannot_be_cut_are_told_before_any_work(tmp_path, recipe):
+    run = load_run(recipe, ["pretraining.context_warmup.steps=5"])
+    with pytest.raises(ConfigError, match="tear apart") as caught:
+        Pipeline(run, tmp_path, Stop()).corpus()
+    assert "context_warmup.steps = 0" in caught.value.remedy
+    assert not list((tmp_path / "artifacts").glob("*"))
+
+
 def test_another_tokenizer_under_the_same_path_is_another_artifact(tmp_path, documents):
     path = tmp_path / "theirs.json"
     setting = f'tokenizer={{kind="import", path="{path}"}}'
@@ -121,3 +130,21 @@ def test_forgetting_twice_changes_nothing_also_after_it_was_made_anew(tmp_path, 
     both = forget(out, [name, other], why="two")
     assert both["already"] == done["asked"] and len(both["asked"]) == 1
     assert len(withdrawals(out)) == 2
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ('pretraining.optimizer.groups=[{pattern="*embedd*", frozen=true}]', "fits no weight"),
+        ("pretraining.precision.kind=float8", "pretraining.precision.kind is float8"),
+        ("finetuning.device=cuda", "finetuning.device is cuda"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_anything_is_read(tmp_path, override, said):
+    import torch
+
+    if torch.cuda.is_available() and "groups" not in override:
+        pytest.skip("this machine can")
+    with pytest.raises(ConfigError, match=said):
+        pipeline(tmp_path, override).corpus()
+    assert not list(tmp_path.glob("artifacts/*"))

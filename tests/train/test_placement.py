@@ -24,7 +24,7 @@ from preceptor.train.step import LossScale, StepGradients
 
 def trained(kind, num_steps=12, dtype=torch.float32, config=CONFIG, **more):
     config = replace(config, precision=PrecisionConfig(kind=kind, **more))
-    engine = place(build(replace(MODEL, dropout=0.0), torch.Generator().manual_seed(0)), "cpu", dtype)
+    engine = place(build(replace(MODEL, dropout=0.0), torch.Generator().manual_seed(0)), dtype=dtype)
     _, _, batches = parts(config)
     optimizer = Optimizer(engine.parameters, config.optimizer)
     return train(config, engine, optimizer, batches, TrainState(), num_steps), engine, optimizer

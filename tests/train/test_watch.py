@@ -29,7 +29,7 @@ from preceptor.train.trackers import Stage, numbers, open_trackers
 from preceptor.train.tracking_config import TrackingConfig, require_loggers
 from preceptor.train.watch import watch
 
-WORKLOAD = Workload(4, 16, StepFlops(1000, 10), 50_000.0, torch.device("cpu"))
+WORKLOAD = Workload(lambda step: 4, 16, StepFlops(1000, 10), 50_000.0, torch.device("cpu"))
 
 
 def record(step, tokens=None, validation=None, **extra):

@@ -8,13 +8,26 @@ _CPU_SIDE, _ACCELERATOR_SIDE = 1024, 8192
 _SECONDS = 0.1
 
 
-def reached_flops(device: torch.device, dtype: torch.dtype, seconds: float = _SECONDS) -> float:
-    """The floating-point operations per second of the fastest of several products of square matrices.
+def reached_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """The floating-point operations per second that a training step could reach at most, here and now.
 
-    It is what a training step could reach at most here and now: with this number of threads, this clock, and whatever
-    else the machine is doing. The global state of random numbers is left as it is.
+    They are those of large matrix products: with this number of threads, this clock, and whatever else the machine is
+    doing. A processor that has no units for a narrow type is slower in it than in float32, which then counts.
     """
-    side = _side(device, dtype)
+    if device.type == "cuda" or dtype == torch.float32:
+        return _of_products(device, dtype, _side(device, dtype), _SECONDS)
+    exact = _of_products(device, torch.float32, _CPU_SIDE, _SECONDS)
+    # Small ones first: without such units a large product takes many seconds.
+    if _of_products(device, dtype, _CPU_SIDE // 8, _SECONDS / 10) < exact / 4:
+        return exact
+    return max(exact, _of_products(device, dtype, _CPU_SIDE, _SECONDS))
+
+
+def _of_products(device: torch.device, dtype: torch.dtype, side: int, seconds: float) -> float:
+    """The operations per second of the fastest of several products of square matrices, in about so many seconds.
+
+    The global state of random numbers is left as it is.
+    """
     generator = torch.Generator(device).manual_seed(0)
     # Drawn numbers: products of zeros take less power, and some devices then run faster than they ever do in earnest.
     first = torch.randn(side, side, generator=generator, device=device).to(dtype)

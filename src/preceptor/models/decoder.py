@@ -1,5 +1,6 @@
 """The decoder family: one module whose configuration spans GPT-2, GPT-NeoX, Llama, Qwen, Gemma and OLMo."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from preceptor.models.initialisation import draw_weights
 from preceptor.models.language_model import LanguageModel
 from preceptor.nn.attention import Attention, AttentionShape, KeyValueCache
 from preceptor.nn.inputs import Inputs
-from preceptor.nn.layers import FeedForward, RMSNorm, is_dropped
+from preceptor.nn.layers import FeedForward, RMSNorm, which_run
 from preceptor.nn.masks import cache_mask, self_attention_mask
 from preceptor.nn.positions import RotaryEmbedding
 from preceptor.nn.rope_scaling import RopeScaling
@@ -123,9 +124,9 @@ class Backbone(nn.Module):
             x_BTD = x_BTD + self.embed_positions(positions_BT)
         context = _Context(masks, self._rotations(positions_BT), cache, num_keys)
         x_BTD = self.dropout(x_BTD)
-        for layer in self.layers:
-            if not is_dropped(self.config.layer_drop, self.training):
-                x_BTD = layer(x_BTD, context)
+        runs = which_run(len(self.layers), self.config.layer_drop, self.training)
+        for layer in itertools.compress(self.layers, runs):
+            x_BTD = layer(x_BTD, context)
         return self.norm(x_BTD)  # type: ignore[no-any-return]
 
     def _rotations(self, positions_BT: Tensor) -> dict[int, tuple[Tensor, Tensor]]:

@@ -1,5 +1,6 @@
 """The encoder family: one module whose configuration spans BERT, RoBERTa, DistilBERT and ModernBERT."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from preceptor.models.initialisation import draw_weights
 from preceptor.models.language_model import LanguageModel
 from preceptor.nn.attention import Attention, AttentionShape
 from preceptor.nn.inputs import Inputs
-from preceptor.nn.layers import ACTIVATIONS, FeedForward, is_dropped
+from preceptor.nn.layers import ACTIVATIONS, FeedForward, which_run
 from preceptor.nn.masks import self_attention_mask
 from preceptor.nn.positions import RotaryEmbedding
 
@@ -114,9 +115,9 @@ class Encoder(LanguageModel):
         dtype = self.embed_tokens.weight.dtype
         masks = {w: self_attention_mask(inputs, dtype, causal=False, window=w) for w in self.windows}
         context = _Context(masks, self._rotations(inputs.places()))
-        for layer in self.layers:
-            if not is_dropped(self.config.layer_drop, self.training):
-                x_BTD = layer(x_BTD, context)
+        runs = which_run(len(self.layers), self.config.layer_drop, self.training)
+        for layer in itertools.compress(self.layers, runs):
+            x_BTD = layer(x_BTD, context)
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)  # type: ignore[no-any-return]
 
     def _embedded(self, inputs: Inputs) -> Tensor:

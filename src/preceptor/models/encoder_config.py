@@ -68,7 +68,7 @@ class EncoderConfig:
     dropout: float = 0.0
     """Probability of dropping an element of the embedding, attention weights and each layer's output in training."""
     layer_drop: float = 0.0
-    """Probability of leaving out a whole layer in a training pass; in evaluation every layer runs, as it is."""
+    """Probability of leaving out a whole layer in a training pass, never all of them; in evaluation all run."""
     initialisation: Scheme = "normal"
     """How the starting weights are drawn; small, xavier and depth take their spread from the shape."""
     initializer_range: float = 0.02

@@ -72,7 +72,7 @@ class EncoderDecoderConfig:
     activation_dropout: float = 0.0
     """The same inside the feed-forward layer."""
     layer_drop: float = 0.0
-    """Probability of leaving out a whole layer in a training pass; in evaluation every layer runs, as it is."""
+    """Probability of leaving out a whole layer in a training pass, never all of them; in evaluation all run."""
     initializer: Literal["mesh", "normal", "xavier"] = "mesh"
     """How weights start. mesh: normal, scaled by what each layer reads (T5); normal: all alike (BART); xavier: uniform,
     scaled by what each layer reads and writes (Glorot and Bengio 2010)."""

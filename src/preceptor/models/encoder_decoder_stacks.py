@@ -1,5 +1,6 @@
 """The two stacks of an encoder-decoder, and the configuration that gives them their shape."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
 from preceptor.nn.attention import Attention, AttentionShape, KeyValueCache
 from preceptor.nn.inputs import Inputs
-from preceptor.nn.layers import FeedForward, RMSNorm, is_dropped
+from preceptor.nn.layers import FeedForward, RMSNorm, which_run
 from preceptor.nn.masks import cache_mask, self_attention_mask
 from preceptor.nn.relative_bias import RelativeBias
 from preceptor.nn.sinusoids import SinusoidalEmbedding
@@ -138,9 +139,9 @@ class Stack(nn.Module):
         if self.layernorm_embedding is not None:
             x_BTD = self.layernorm_embedding(x_BTD)
         x_BTD = self.dropout(x_BTD)
-        for layer in self.layers:
-            if not is_dropped(self.config.layer_drop, self.training):
-                x_BTD = layer(x_BTD, context)
+        runs = which_run(len(self.layers), self.config.layer_drop, self.training)
+        for layer in itertools.compress(self.layers, runs):
+            x_BTD = layer(x_BTD, context)
         return x_BTD if self.layer_norm is None else self.dropout(self.layer_norm(x_BTD))
 
     def mask(self, inputs: Inputs, dtype: torch.dtype) -> Tensor | None:

@@ -13,7 +13,7 @@ from preceptor.models.family import ModelFamily
 from preceptor.models.language_model import LanguageModel
 from preceptor.models.two_stream_config import TwoStreamConfig
 from preceptor.nn.inputs import Inputs
-from preceptor.nn.layers import FeedForward, is_dropped
+from preceptor.nn.layers import FeedForward, which_run
 from preceptor.nn.losses import IGNORED, cross_entropy_sum, token_losses
 from preceptor.nn.masks import additive
 from preceptor.nn.relative import Relations, RelativeAttention, distance_vectors
@@ -74,12 +74,13 @@ class Backbone(nn.Module):
         num_remembered = 0 if memory_LBSD is None else memory_LBSD.shape[2]
         relations = self._relations(inputs, places_BM, num_remembered, x_BQD.dtype)
         layers_LBTD = []
+        runs = which_run(len(self.layers), self.config.layer_drop, self.training)
         for number, layer in enumerate(self.layers):
             content_BTD = x_BQD[:, :num_tokens]
             if remember:
                 layers_LBTD.append(content_BTD)
             read_BSD = content_BTD if memory_LBSD is None else torch.cat((memory_LBSD[number], content_BTD), dim=1)
-            if not is_dropped(self.config.layer_drop, self.training):
+            if runs[number]:
                 x_BQD = layer(x_BQD, read_BSD, relations)
         x_BQD = self.dropout(x_BQD)
         query_BMD = None if places_BM is None else x_BQD[:, num_tokens:]

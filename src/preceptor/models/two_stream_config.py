@@ -39,7 +39,7 @@ class TwoStreamConfig:
     dropout: float = 0.0
     """Probability of dropping an element of embeddings, attention weights, each layer's output and the last states."""
     layer_drop: float = 0.0
-    """Probability of leaving out a whole layer in a training pass; in evaluation every layer runs, as it is."""
+    """Probability of leaving out a whole layer in a training pass, never all of them; in evaluation all run."""
     initializer_range: float = 0.02
     """Standard deviation of the starting weights."""
 

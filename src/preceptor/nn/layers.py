@@ -12,15 +12,19 @@ def relu_squared(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-def is_dropped(probability: float, training: bool) -> bool:
-    """Whether a layer is left out of this pass, so that its input is its output; drawn for the whole batch.
+def which_run(num_layers: int, layer_drop: float, training: bool) -> list[bool]:
+    """Which layers run in this pass; one that does not leaves its input as it is. Drawn for the whole batch.
 
-    In evaluation no layer is left out and none is scaled, so what a layer adds there is, to what it added in training
-    on average, as one is to the share of passes in which it ran.
+    In training each layer is left out with the given probability, but never all of them. In evaluation all run and none
+    is scaled, so what a layer adds there is, to what it added in training on average, as one is to the share of passes
+    in which it ran.
 
     Source: Fan et al. 2019, LayerDrop, section 3.1; after Huang et al. 2016, stochastic depth.
     """
-    return training and probability > 0 and torch.rand(()).item() < probability
+    if not training or not layer_drop:
+        return [True] * num_layers
+    draws = torch.rand(num_layers).tolist()
+    return [draw >= min(layer_drop, max(draws)) for draw in draws]
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

@@ -188,9 +188,14 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     return cast(Batch, found)
 
 
-def place(model: nn.Module, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Engine:
-    """An engine for a model on one device of this process alone; "auto" is the GPU where there is one."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
-    return Engine(model.to(chosen), chosen, dtype)
+def chosen_device(name: str) -> torch.device:
+    """The device of a name; "auto" is the GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def place(model: nn.Module, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Engine:
+    """An engine for a model on one device of this process alone: the CPU, where none is named."""
+    device = device or torch.device("cpu")
+    return Engine(model.to(device), device, dtype)

@@ -16,6 +16,7 @@ from preceptor.data.held_out import read_texts
 from preceptor.data.opt_out import OptOut
 from preceptor.data.personal import Redactor
 from preceptor.data.walking import find
+from preceptor.models.config import ModelConfig
 from preceptor.models.word_vector_files import open_vectors
 from preceptor.objectives.objective_config import ObjectiveConfig, require_fit
 from preceptor.recipes.base_model import files, locate
@@ -25,6 +26,7 @@ from preceptor.tokenizer.imports import import_tokenizer
 from preceptor.train.run import PretrainingConfig, TrainingConfig, require_context
 from preceptor.train.tracking_config import require_loggers
 from preceptor.train.validation_config import MEASURE, ValidationSetConfig, require_measures, source_names
+from preceptor.train.warmup_config import require_cuttable
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
 
@@ -65,7 +67,9 @@ def _require_fit(run: Run) -> None:
         model = run.model
         _require_tokens(run.pretraining.objective, run.tokenizer)
     require_fit(run.pretraining.objective, model.family)
+    require_cuttable(run.pretraining.objective.kind, run.pretraining.context_warmup)
     require_context(model, run.pretraining.context_length)
+    _require_machine(run, model)
     if run.finetuning.examples:
         require_context(model, run.finetuning.context_length)
     if run.finetuning.examples and run.pretraining.objective.kind != "causal":
@@ -74,6 +78,25 @@ def _require_fit(run: Run) -> None:
             path="finetuning.examples",
             remedy='set finetuning.examples = ""',
         )
+
+
+def _require_machine(run: Run, model: ModelConfig) -> None:
+    """Refuse what this machine cannot do, and groups of weights that name none.
+
+    Nothing is asked where nothing out of the ordinary is set, since asking takes PyTorch.
+    """
+    stages: dict[str, TrainingConfig] = {"pretraining": run.pretraining}
+    if run.finetuning.examples:
+        stages["finetuning"] = run.finetuning
+    for name, config in stages.items():
+        if config.device == "cuda" or config.precision.kind == "float8" or config.memory.optimizer_bits == 8:
+            from preceptor.train.placement import require_machine
+
+            require_machine(config, name)
+    if run.pretraining.optimizer.groups:
+        from preceptor.train.placement import require_groups
+
+        require_groups(run.pretraining, model)
 
 
 def _require_sets(run: Run) -> None:

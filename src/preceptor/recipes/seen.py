@@ -36,6 +36,8 @@ class Rows:
     """Where sources are blended: for each its first row and how many it has."""
     growth: StepSizes | None = None
     """How many rows each step has, where they are not all alike."""
+    untrained: tuple[tuple[int, int], ...] = ()
+    """Ranges of steps, counted from 0, that left nothing in the weights: skipped, or passed over after going back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,9 @@ class Order:
         said = artifact.facts
         ranges = tuple((first, number) for first, number in said.get("ranges", ()))
         growth = StepSizes(**said["growth"]) if "growth" in said else None
-        rows = Rows(**{**said, "shares": tuple(said.get("shares", ())), "ranges": ranges, "growth": growth})
+        untrained = tuple((first, last) for first, last in said.get("untrained", ()))
+        shares = tuple(said.get("shares", ()))
+        rows = Rows(**{**said, "shares": shares, "ranges": ranges, "growth": growth, "untrained": untrained})
         columns = [np.load(artifact.file(f"{name}.npy"), mmap_mode="r") for name in ("starts", "rows")]
         return cls(columns[0], columns[1], rows)
 
@@ -92,8 +96,9 @@ class Order:
             "num_rows": plan.num_rows,
             "seed": batches.seed,
             "rows_per_step": batches.rows_per_step,
-            # Training may have stopped before its end.
-            "num_steps": min(order.num_steps, int(checkpoint.facts.get("num_steps", order.num_steps))),
+            # Training may have stopped before its end, and a budget is not known in steps.
+            "num_steps": int(checkpoint.facts.get("num_steps", order.num_steps)),
+            "untrained": checkpoint.facts.get("untrained_steps", []),
         }
         if batches.growth is not None:
             facts["growth"] = asdict(batches.growth)
@@ -124,8 +129,9 @@ def steps_of(rows: Rows, row: int) -> list[int]:
     for earliest, sample in samples:
         if earliest >= num_samples:
             return found
-        if sample < num_samples:
-            found.append(sizes.step_of(sample) + 1)
+        step = sizes.step_of(sample)
+        if sample < num_samples and not any(first <= step < last for first, last in rows.untrained):
+            found.append(step + 1)
     return found
 
 

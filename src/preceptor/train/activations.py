@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from preceptor.train.activation_store import ActivationStore, DiskKeeper, HostKeeper
+from preceptor.train.allocator import return_freed_memory
 from preceptor.train.memory_config import MemoryConfig
 from preceptor.train.scratch_file import open_scratch
 
@@ -41,6 +42,8 @@ def saving_activations(model: nn.Module, config: MemoryConfig, folder: Path) -> 
     Raises:
         OutputError: the folder does not exist, or the disk is full.
     """
+    if config.activation_checkpointing != "none" or config.keep_activations_in == "disk":
+        return_freed_memory()
     with _store(model, config, folder) as store:
         changed: list[nn.Module] = []
         try:

@@ -19,9 +19,7 @@ from preceptor.objectives.warmup import RowLengths, StepSizes
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.run import PretrainingConfig, TrainingConfig
-
-CUTTABLE = ("causal", "masked")
-"""Objectives whose rows can be cut into pieces that are rows of their own."""
+from preceptor.train.warmup_config import require_cuttable
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ def pretraining_order(
         DataError: the sources cannot give so many rows under their caps.
         ConfigError: the objective does not fit the model, the tokenizer, the blend or rows that are cut.
     """
-    _require_cuttable(config)
+    require_cuttable(config.objective.kind, config.context_warmup)
     seed = derive(seed, "pretraining")
     objective = objective_for(
         config.objective,
@@ -66,6 +64,12 @@ def pretraining_order(
         sizes = {name: tokens / max(1, stream.num_tokens) for name, (_, tokens) in _counts(stream).items()}
         epochs = dict.fromkeys(sizes, batches.epochs(num_steps))
         return Order(objective, batches, num_steps, _contributions(stream, sizes, epochs))
+    if Duration.parse(config.duration).is_budget and any(cap for _, cap in blending.sources.values()):
+        raise ConfigError(
+            f"a source has max_epochs, which nobody can keep to in a run of {config.duration}",
+            path="pretraining.duration",
+            remedy="give steps, tokens or epochs, or leave out max_epochs",
+        )
     assert isinstance(objective, CausalObjective | MaskedObjective | PermutationObjective)
     ranges = objective.source_ranges()
     ingredients = [
@@ -104,18 +108,6 @@ def _counts(stream: TokenStream) -> dict[str, tuple[int, int]]:
     # In floating point, in which NumPy adds weights, counts are exact up to 2**53.
     tokens = np.bincount(stream.sources, weights=np.diff(stream.offsets), minlength=num_sources)
     return {name: (int(documents[source]), int(tokens[source])) for source, name in enumerate(stream.collections)}
-
-
-def _require_cuttable(config: PretrainingConfig) -> None:
-    """Refuse shorter rows where a row is more than its tokens one after another."""
-    kind = config.objective.kind
-    if config.context_warmup.steps and kind not in CUTTABLE:
-        raise ConfigError(
-            f"context_warmup cuts rows into pieces, which would tear apart what the objective {kind!r} reads together",
-            path="pretraining.context_warmup.steps",
-            expected=f"0, or an objective that is {' or '.join(CUTTABLE)}",
-            remedy="set pretraining.context_warmup.steps = 0; pretraining.batch_warmup works for every objective",
-        )
 
 
 def make_batches(objective: Objective, config: TrainingConfig, seed: int) -> Batches:

@@ -28,7 +28,8 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 class Workload:
     """What a step is for the hardware."""
 
-    rows: int
+    rows: Callable[[int], int]
+    """Of a step, counted from 0."""
     row_tokens: int
     """All that are read, whether they are supervised or not, padding too; of an encoder-decoder on both sides."""
     flops: StepFlops
@@ -55,7 +56,7 @@ class StepMeter:
         # A step with a validation takes longer by that; its speed would say nothing of training.
         if record.validation_loss is None or not self._had_plain_step:
             self._had_plain_step |= record.validation_loss is None
-            rows, seconds = self._workload.rows, max(seconds, 1e-9)
+            rows, seconds = self._workload.rows(record.step - 1), max(seconds, 1e-9)
             measures["tokens_per_second"] = round(rows * self._workload.row_tokens / seconds, 1)
             if peak := self._workload.peak_flops:
                 reached = self._workload.flops.step(rows, supervised) / seconds

@@ -1,7 +1,7 @@
 """The training loop, on one page."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from preceptor.core.errors import TrainingError
@@ -66,28 +66,40 @@ def fit(
         state.seconds += measured - started
         at_end = length.is_over(state)
         found = _validated(config, state, at_end, average, validate, keep_best)
-        record = StepRecord(
-            step=state.step,
-            tokens=state.tokens,
-            loss=step.loss,
-            learning_rate=config.optimizer.learning_rate * factor,
-            grad_norm=step.grad_norm,
-            skipped=is_skipped,
-            validation_loss=found.loss if found else None,
-            validation_accuracy=found.accuracy if found else None,
-            measures=measures | (dict(found.others) if found else {}),
-        )
+        record = _record(state, step, config.optimizer.learning_rate * factor, is_skipped, measures, found)
         state.curve.append(record.facts())
         state.seconds += time.perf_counter() - measured
         for hook in hooks:
             hook(record, time.perf_counter() - started)
         if fault is not None:
+            # Nothing is saved among bad steps: going back would then lead to them, and elsewhere after a stop.
             _recover(config, state, fault, go_back, tell)
         elif stop.requested or (state.step % config.checkpoint_every_steps == 0 and not at_end):
             save(state)
         stop.check()
     average.take()
     return state
+
+
+def _record(
+    state: TrainState,
+    step: StepGradients,
+    learning_rate: float,
+    is_skipped: bool,
+    measures: Mapping[str, float],
+    found: Validation | None,
+) -> StepRecord:
+    return StepRecord(
+        step=state.step,
+        tokens=state.tokens,
+        loss=step.loss,
+        learning_rate=learning_rate,
+        grad_norm=step.grad_norm,
+        skipped=is_skipped,
+        validation_loss=found.loss if found else None,
+        validation_accuracy=found.accuracy if found else None,
+        measures={**measures, **(found.others if found else {})},
+    )
 
 
 class _Steps:

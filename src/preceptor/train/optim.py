@@ -166,6 +166,11 @@ class Optimizer:
             if config.l1:
                 parameter.grad.add_(parameter.sign(), alpha=config.l1)
 
+    @property
+    def bytes_on_disk(self) -> int:
+        """How many bytes of the state lie in a file."""
+        return self._places.bytes_on_disk
+
     def state_tensors(self) -> dict[str, Tensor]:
         """The whole state by name; loading it into a fresh optimizer of the same weights goes on bit for bit."""
         return {

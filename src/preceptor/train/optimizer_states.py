@@ -1,6 +1,7 @@
 """Where the states of an optimizer lie, and the optimizers that hold them in 8 bits."""
 
 import importlib
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,11 @@ SMALLEST_BYTES = 1 << 12
 class StatePlaces(Protocol):
     """Where the states of an optimizer lie between steps."""
 
+    @property
+    def bytes_on_disk(self) -> int:
+        """How many bytes lie in a file."""
+        ...
+
     def step(self, rule: torch.optim.Optimizer) -> None:
         """Let a rule update its weights, with its states where it finds them."""
         ...
@@ -31,6 +37,8 @@ class StatePlaces(Protocol):
 
 class StatesInMemory:
     """States lie where their weights do."""
+
+    bytes_on_disk = 0
 
     def step(self, rule: torch.optim.Optimizer) -> None:
         """Update all weights at once."""
@@ -45,7 +53,13 @@ class StatesOnDisk:
 
     def __init__(self, file: ScratchFile) -> None:
         self.file = file
-        self._mapped: set[int] = set()
+        self._mapped: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+        """By identity, for tensors are equal element by element."""
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """The size of the file."""
+        return self.file.num_bytes
 
     def step(self, rule: torch.optim.Optimizer) -> None:
         """Update weights one by one, so that never more than one new state is in memory."""
@@ -58,13 +72,15 @@ class StatesOnDisk:
             OutputError: the disk is full.
         """
         for key, value in state.items():
-            if _is_large(value) and value.data_ptr() not in self._mapped:
+            if _is_large(value) and self._mapped.get(id(value)) is not value:
                 state[key] = self.file.mapped(value).copy_(value)
-                self._mapped.add(state[key].data_ptr())
+                self._mapped[id(state[key])] = state[key]
 
 
 class StatesOnHost:
     """States lie in the host's memory, and come to a weight's device for its update."""
+
+    bytes_on_disk = 0
 
     def step(self, rule: torch.optim.Optimizer) -> None:
         """Update weights one by one, so that never more than one state is on the device."""

@@ -1,5 +1,6 @@
 """A built model made ready to train: on its device, in its numbers, compiled where that pays."""
 
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,10 +12,13 @@ from torch import Tensor, nn
 from preceptor.core.errors import ConfigError
 from preceptor.core.progress import say
 from preceptor.core.units import Duration, human_bytes
+from preceptor.models.config import ModelConfig
+from preceptor.models.interchange import architecture_of
 from preceptor.nn.float8 import has_float8, to_float8
 from preceptor.objectives.batch import Batches
-from preceptor.parallel.engine import Engine, place
+from preceptor.parallel.engine import Engine, chosen_device, place
 from preceptor.train.activations import blocks_of
+from preceptor.train.optim import freeze
 from preceptor.train.run import TrainingConfig
 
 _DTYPES = {
@@ -39,24 +43,55 @@ _SHARE_OF_MEMORY = 0.8
 """Of the free memory, what activations may take: the rest is for what a step needs for moments only."""
 
 
+def require_machine(config: TrainingConfig, where: str = "") -> None:
+    """Refuse settings of a stage that this machine cannot do; ``where`` is the table that holds them.
+
+    Raises:
+        ConfigError: names the setting and what to choose.
+    """
+    where = where and f"{where}."
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"{where}device is cuda, but PyTorch finds no GPU",
+            path=f"{where}device",
+            remedy='set it to "auto" or "cpu"',
+        )
+    if config.precision.kind == "float8" and not has_float8(chosen_device(config.device)):
+        raise ConfigError(
+            f"{where}precision.kind is float8, which {chosen_device(config.device).type} here cannot compute with",
+            path=f"{where}precision.kind",
+            remedy="choose bfloat16; float8 needs a GPU of compute capability 8.9 or above, such as an H100",
+        )
+    if config.memory.optimizer_bits == 8 and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"{where}memory.optimizer_bits = 8 needs bitsandbytes, which is not installed",
+            path=f"{where}memory.optimizer_bits",
+            remedy="pip install 'preceptor[quant]', or leave 32 bits",
+        )
+
+
+def require_groups(config: TrainingConfig, model_config: ModelConfig) -> None:
+    """Refuse groups of weights that name none, by a model that is built without memory for its weights.
+
+    Raises:
+        ConfigError: names the pattern, and some of the names there are.
+    """
+    if not config.optimizer.groups:
+        return
+    with torch.device("meta"):
+        model = architecture_of(model_config).family.module(replace(model_config, vocab_size=64))
+    freeze(model, config.optimizer)
+
+
 def prepared(model: nn.Module, config: TrainingConfig, num_steps: int) -> Engine:
     """The engine of a model that is to be trained for so many steps.
 
     Raises:
         ConfigError: this machine has not what the settings ask for.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "device is cuda, but PyTorch finds no GPU", path="device", remedy='set device = "auto" or "cpu"'
-        )
-    engine = place(model, config.device, _DTYPES[config.precision.kind])
+    require_machine(config)
+    engine = place(model, chosen_device(config.device), _DTYPES[config.precision.kind])
     if config.precision.kind == "float8":
-        if not has_float8(engine.device):
-            raise ConfigError(
-                f"precision.kind is float8, which {engine.device.type} here cannot compute with",
-                path="precision.kind",
-                remedy="choose bfloat16; float8 needs a GPU of compute capability 8.9 or above, such as an H100",
-            )
         say(f"float8: {to_float8(blocks_of(model))} matrices of the hidden layers")
     pays = not config.memory.moves_activations and pays_to_compile(config, model, num_steps)
     if config.compile == "on" or (config.compile == "auto" and pays):

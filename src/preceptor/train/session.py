@@ -69,25 +69,16 @@ def train_model(
     """
     require_measures(_STAGES.get(label, label), config.early_stopping.metric, (), sets)
     engine = prepared(model, config, num_steps)
-    scales = width_scales(engine, config)
-    optimizer = Optimizer(engine.parameters, config.optimizer, scales, config.memory, checkpoints.folder)
+    optimizer = Optimizer(
+        engine.parameters, config.optimizer, width_scales(engine, config), config.memory, checkpoints.folder
+    )
     average = WeightAverage(config.averaging, engine.parameters)
     state = checkpoints.resume(engine, optimizer, average)
     resumed_cost = state.cost
     if state.step:
         say(f"{label}: going on from step {state.step} of {num_steps}")
-    rows = validation_rows(validation, config, batches.seed)
-
-    def validate() -> Validation:
-        width = state.rows_per_microbatch or batches.rows_per_microbatch
-        found = measured(engine, validation, rows, width)
-        losses = {MEASURE + name: measured(engine, *each, width).loss for name, each in sets.items()}
-        return found._replace(others=losses)
-
-    def save(state: TrainState) -> None:
-        state.cost = read_cost()
-        checkpoints.save(engine, optimizer, state, average)
-
+    saved = _Saved(engine, optimizer, average, checkpoints, read_cost)
+    check = _Check(engine, validation, validation_rows(validation, config, batches.seed), sets)
     length = length_of(config, num_steps, lambda: joules_of(read_cost()) + joules_of(resumed_cost))
     with (
         saving_activations(engine.model, config.memory, checkpoints.folder),
@@ -97,16 +88,12 @@ def train_model(
             state.rows_per_microbatch = rows_that_fit(engine, batches)
         try:
             state = fit(
-                config,
-                engine,
-                optimizer,
-                batches,
-                state,
+                *(config, engine, optimizer, batches, state),
                 length=length,
-                validate=validate,
-                save=save,
-                keep_best=lambda state: checkpoints.keep_best(engine, state.best_step),
-                go_back=lambda: checkpoints.go_back(engine, optimizer, average),
+                validate=lambda: check(state.rows_per_microbatch or batches.rows_per_microbatch),
+                save=saved.save,
+                keep_best=saved.keep_best,
+                go_back=saved.go_back,
                 average=average,
                 hooks=hooks,
                 tell=EventLog(metrics.with_name(f"{metrics.stem}-events.jsonl"), label),
@@ -118,6 +105,42 @@ def train_model(
     if config.early_stopping.patience:
         facts |= _best(state, checkpoints, engine, num_steps, label)
     return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost)
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """What is measured at each validation."""
+
+    engine: Engine
+    validation: Objective
+    rows: Sequence[int]
+    sets: Mapping[str, ValidationSet]
+
+    def __call__(self, width: int) -> Validation:
+        found = measured(self.engine, self.validation, self.rows, width)
+        losses = {MEASURE + name: measured(self.engine, *each, width).loss for name, each in self.sets.items()}
+        return found._replace(others=losses)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What a training saves, and what it goes back to."""
+
+    engine: Engine
+    optimizer: Optimizer
+    average: WeightAverage
+    checkpoints: Checkpoints
+    read_cost: Callable[[], Mapping[str, Any]]
+
+    def save(self, state: TrainState) -> None:
+        state.cost = self.read_cost()
+        self.checkpoints.save(self.engine, self.optimizer, state, self.average)
+
+    def keep_best(self, state: TrainState) -> None:
+        self.checkpoints.keep_best(self.engine, state.best_step)
+
+    def go_back(self) -> TrainState | None:
+        return self.checkpoints.go_back(self.engine, self.optimizer, self.average)
 
 
 def measured(engine: Engine, validation: Objective, rows: Sequence[int], width: int) -> Validation:

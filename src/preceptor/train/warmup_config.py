@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from preceptor.core.errors import ConfigError
+
+CUTTABLE = ("causal", "masked")
+"""Objectives whose rows can be cut into pieces that are rows of their own."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchWarmupConfig:
@@ -49,3 +54,18 @@ def _require(config: object, **least: int) -> None:
     for name, limit in least.items():
         if getattr(config, name) < limit:
             raise ValueError(f"{name} must be at least {limit}, got {getattr(config, name)}")
+
+
+def require_cuttable(objective: str, config: ContextWarmupConfig) -> None:
+    """Refuse shorter rows where a row is more than its tokens one after another.
+
+    Raises:
+        ConfigError: names the objectives that allow them.
+    """
+    if config.steps and objective not in CUTTABLE:
+        raise ConfigError(
+            f"context_warmup cuts rows, which would tear apart what the objective {objective!r} reads together",
+            path="pretraining.context_warmup.steps",
+            expected=f"0, or an objective that is {' or '.join(CUTTABLE)}",
+            remedy="set pretraining.context_warmup.steps = 0; pretraining.batch_warmup is for every objective",
+        )

@@ -61,7 +61,7 @@ def _workload(engine: Engine, batches: Batches) -> Workload:
     source = 0 if inputs.source is None else inputs.source.tokens_BT.shape[1]
     tokens = inputs.tokens_BT.shape[1]
     return Workload(
-        rows=batches.rows_per_step,
+        rows=batches.sizes.rows,
         row_tokens=tokens + source,
         flops=step_flops(cast(LanguageModel, engine.model), tokens, source),
         peak_flops=_peak_flops(engine),
