@@ -17,6 +17,7 @@ of this environment; without it litgpt is left out.
 import argparse
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -59,7 +60,7 @@ def race(sides: list[str], shape: str, arguments: argparse.Namespace) -> dict[st
     """The results of all sides in turns, of each round."""
     results: dict[str, list[Result]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
+        environment = os.environ | ({"OMP_NUM_THREADS": str(arguments.threads)} if arguments.threads else {})
         for round_number in range(arguments.rounds):
             for side, rows in results.items():
                 # Each has a cache of its own, so that no side compiles what another has compiled before.
@@ -99,9 +100,7 @@ def tell(shape: str, results: dict[str, list[Result]], rows_per_step: int) -> No
     best = max(("ours", "ours-compiled"), key=speed.__getitem__)
     peer = max((side for side in PEERS if side in speed), key=speed.__getitem__)
     print(f"ratio: {NAMES[best]}, {speed[best] / speed[peer]:.2f} times the best peer ({NAMES[peer]})")
-    print(
-        f"eager alone: {speed['ours'] / speed[peer]:.2f} times; of the products {speed['ours'] / speed['products']:.1%}"
-    )
+    print(f"of the matrix products alone: {speed[best] / speed['products']:.1%}")
     print(_break_even(results, speed, rows_per_step))
     if "litgpt" not in speed:
         print("litgpt was left out: no --litgpt FOLDER")
@@ -113,7 +112,9 @@ def _break_even(results: dict[str, list[Result]], speed: dict[str, float], rows_
     saved = seconds["ours"] - seconds["ours-compiled"]
     compiling = results["ours-compiled"][0]["first_step_seconds"] - results["ours"][0]["first_step_seconds"]
     said = f"compiling: {compiling:.1f} s, and {saved * 1000:.0f} ms saved per step of {seconds['ours']:.2f} s"
-    return f"{said}: it pays after {compiling / saved:,.0f} steps" if saved > 0 else f"{said}: it does not pay here"
+    if saved <= 0:
+        return f"{said}: it does not pay here"
+    return f"{said}: it pays after {max(0, math.ceil(compiling / saved)):,} steps"
 
 
 def main() -> None:
@@ -123,7 +124,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="times each side runs, in turns")
     parser.add_argument("--steps", type=int, default=12, help="measured steps of each run")
     parser.add_argument("--rows", type=int, default=16, help=f"rows of {CONTEXT} tokens in a step")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of each side")
+    parser.add_argument("--threads", type=int, default=0, help="threads of each side; 0 is what PyTorch takes")
     parser.add_argument("--litgpt", type=Path, metavar="FOLDER", help="where litgpt is installed")
     parser.add_argument("--side", choices=tuple(SIDES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
