@@ -42,7 +42,12 @@ $(PEERS)/installed: benchmarks/peers.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
 	@touch $@
 
-bench: $(VENV)/installed-dev $(PEERS)/installed  ## Speed and memory against real peers, as ratios (HTML=folder of pages)
+# It runs on our torch, so that both sides compute with the same: a folder beside our packages, not an environment.
+$(PEERS)/litgpt/installed: $(VENV)/installed-dev benchmarks/litgpt.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) --requirement benchmarks/litgpt.txt
+	@touch $@
+
+bench: $(VENV)/installed-dev $(PEERS)/installed $(PEERS)/litgpt/installed  ## Speed and memory against real peers, as ratios (HTML=folder of pages)
 	$(BIN)/python benchmarks/data.py --peer-python $(PEERS)/bin/python $(if $(HTML),--html $(HTML))
 	$(BIN)/python benchmarks/quality_rules.py --peer-python $(PEERS)/bin/python
 	$(BIN)/python benchmarks/near_duplicates.py --peer-python $(PEERS)/bin/python
@@ -52,7 +57,8 @@ bench: $(VENV)/installed-dev $(PEERS)/installed  ## Speed and memory against rea
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/models.py
-	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/training_step.py --litgpt $(PEERS)/litgpt
+	$(BIN)/python benchmarks/checkpoint_wait.py
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/activation_memory.py
 
