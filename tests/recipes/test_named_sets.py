@@ -7,6 +7,7 @@ import pytest
 from preceptor.core.errors import ConfigError
 from preceptor.core.interrupt import Stop
 from preceptor.recipes import inputs
+from preceptor.recipes.curves import draw_curves
 from preceptor.recipes.pipeline import Pipeline
 from preceptor.recipes.report import write_report
 from preceptor.recipes.run import load_run
@@ -133,3 +134,13 @@ def test_a_broken_record_is_left_out_where_the_data_leave_such_out(pipeline, tmp
     path.write_text(json.dumps({"text": " ".join(WORDS * 20)}) + '\n{"text": \n')
     made = pipeline(one(path), 'data.on_bad_input="reject"')
     assert made.checkpoint().facts["validation_losses"]["held"] > 0
+
+
+def test_curves_have_a_line_for_each_set_and_names_for_the_first():
+    plain = {"loss": 2.0, "learning_rate": 0.1, "grad_norm": 1.0}
+    losses = {f"validation_loss/set-{number}": 2.0 + number for number in range(10)}
+    curve = [{"step": 1, **plain}, {"step": 2, **plain, "validation_loss": 2.0, **losses}]
+    axes = draw_curves(curve, "Pre-training").axes[0]
+    assert len(axes.lines) == 2 + 10
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["training", "validation", *(f"set-{number}" for number in range(8))]

@@ -89,7 +89,8 @@ def _draw_sets(axes: Axes, curve: Sequence[Mapping[str, Any]]) -> None:
         # A label that begins so would be left out of the legend.
         is_named = number < _SETS_NAMED
         label = name.removeprefix(MEASURE).lstrip("_") if is_named else ""
-        color = f"C{number}" if is_named else "0.6"
+        # The first two colours are like those of the main lines.
+        color = f"C{number + 2}" if is_named else "0.6"
         axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=0.8, marker=".", markersize=3)
 
 
