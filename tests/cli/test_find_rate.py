@@ -60,9 +60,10 @@ def test_it_leaves_a_plot_and_its_numbers_and_says_what_to_set(monkeypatch, caps
     assert (out / "plots" / "find-rate.png").read_bytes().startswith(b"\x89PNG")
     picture = (out / "plots" / "find-rate.svg").read_text()
     assert picture.startswith("<?xml") and f"steepest: {table['steepest']:.2g}" in picture
-    assert sorted(path.name for path in (out / "plots").iterdir()) == [
-        f"find-rate.{kind}" for kind in ("json", "png", "svg")
-    ]
+    # The base of fine-tuning is a stage like any other, with curves of its own.
+    curves = ["pretrain.png", "pretrain.svg"] if stage == "finetune" else []
+    made = [f"find-rate.{kind}" for kind in ("json", "png", "svg")]
+    assert sorted(path.name for path in (out / "plots").iterdir()) == made + curves
     kinds = {path.name for path in (out / "artifacts").iterdir() if any(path.iterdir())}
     assert kinds == {"corpus", "tokenizer", "tokens"} | ({"checkpoint"} if stage == "finetune" else set())
     if stage == "pretrain":

@@ -7,7 +7,8 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,20 @@ class Checkpoints:
         if self._writer is not None:
             self._writer.wait()
         self.waited_seconds += time.perf_counter() - started
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """A block at whose end everything is written; not after a second signal, which stops at once: a disk may hang.
+
+        Raises:
+            Exception: what went wrong in writing, where it was not the disk's fault.
+        """
+        try:
+            yield
+        except Exception:
+            self.finish()
+            raise
+        self.finish()
 
     def restore_best(self, engine: Engine, step: int) -> bool:
         """Whether the weights now are those of the best validation, which was at a step; tells where they are not."""

@@ -82,28 +82,23 @@ def train_model(
     length = length_of(config, num_steps, lambda: joules_of(read_cost()) + joules_of(resumed_cost))
     with (
         saving_activations(engine.model, config.memory, checkpoints.folder),
+        checkpoints.written(),
         watch(label, config, engine, batches, state, length, metrics, read_cost) as hooks,
     ):
         if not config.micro_batch_tokens and not state.rows_per_microbatch:
             state.rows_per_microbatch = rows_that_fit(engine, batches)
-        try:
-            state = fit(
-                *(config, engine, optimizer, batches, state),
-                length=length,
-                validate=lambda: check(state.rows_per_microbatch or batches.rows_per_microbatch),
-                save=saved.save,
-                keep_best=saved.keep_best,
-                go_back=saved.go_back,
-                average=average,
-                hooks=hooks,
-                tell=EventLog(metrics.with_name(f"{metrics.stem}-events.jsonl"), label),
-                stop=stop,
-            )
-        except Exception:
-            # Not after a second signal, which stops at once: a disk may hang.
-            checkpoints.finish()
-            raise
-        checkpoints.finish()
+        state = fit(
+            *(config, engine, optimizer, batches, state),
+            length=length,
+            validate=lambda: check(state.rows_per_microbatch or batches.rows_per_microbatch),
+            save=saved.save,
+            keep_best=saved.keep_best,
+            go_back=saved.go_back,
+            average=average,
+            hooks=hooks,
+            tell=EventLog(metrics.with_name(f"{metrics.stem}-events.jsonl"), label),
+            stop=stop,
+        )
     facts = _facts(state, batches)
     if config.early_stopping.patience:
         facts |= _best(state, checkpoints, engine, num_steps, label)
