@@ -2,14 +2,15 @@
 
 import math
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import toy_training
 
 from preceptor.core.errors import ConfigError, Interrupted, TrainingError
 from preceptor.models.decoder import build
-from preceptor.models.decoder_config import DecoderConfig
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batches, LossSum
 from preceptor.objectives.causal import CausalObjective
@@ -20,16 +21,7 @@ from preceptor.train.optim_config import OptimizerConfig
 from preceptor.train.rate_finder import RangeTest, RateSweep, range_test
 from preceptor.train.run import TrainingConfig
 
-MODEL = DecoderConfig(
-    vocab_size=40,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=8,
-    max_position_embeddings=16,
-)
+MODEL = replace(toy_training.MODEL, num_hidden_layers=1, dropout=0.0)
 
 
 class Stop:

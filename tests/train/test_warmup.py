@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import toy_training
 
 from preceptor.models.decoder import build
-from preceptor.models.decoder_config import DecoderConfig
 from preceptor.objectives.causal import CausalObjective
 from preceptor.parallel.engine import place
 from preceptor.tokenizer.stream import TokenStream
@@ -21,16 +21,7 @@ from preceptor.train.run import PretrainingConfig
 from preceptor.train.state import TrainState, Validation
 from preceptor.train.warmup_config import BatchWarmupConfig, ContextWarmupConfig
 
-MODEL = DecoderConfig(
-    vocab_size=40,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=8,
-    max_position_embeddings=32,
-)
+MODEL = replace(toy_training.MODEL, num_hidden_layers=1, max_position_embeddings=32, dropout=0.0)
 CONFIG = PretrainingConfig(
     context_length=32,
     batch_tokens=128,
