@@ -3,7 +3,7 @@
 import pytest
 
 from preceptor.core.errors import MismatchError
-from preceptor.recipes.unfinished import changeable, claim, deciding
+from preceptor.recipes.unfinished import changeable, claim, deciding, forget
 
 
 def claimed(root, key, settings, parents=None, free=None, finished=(), restart=False):
@@ -86,3 +86,13 @@ def test_settings_of_saving_decide_no_number():
         "tracking": {"loggers": []},
         "memory": {"keep_activations_in": "disk"},
     }
+
+
+def test_of_a_finished_training_every_nth_checkpoint_stays_and_nothing_else(tmp_path):
+    folder = tmp_path / "pretrain-one"
+    for name in ("step-0000020", "step-0000030", "step-0000040", "best-0000040"):
+        (folder / name).mkdir(parents=True)
+    forget(folder, 20)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-0000020", "step-0000040"]
+    forget(folder, 0)
+    assert not folder.exists()

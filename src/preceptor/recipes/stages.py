@@ -15,7 +15,7 @@ from preceptor.recipes.folder import TRAINING_STAGES
 from preceptor.recipes.run import Run
 from preceptor.recipes.stage_notes import StageNote, read_notes, write_notes
 from preceptor.recipes.taint import require_sound
-from preceptor.recipes.unfinished import changeable, claim
+from preceptor.recipes.unfinished import changeable, claim, forget
 
 FORMAT = 3
 """Counted up when a stage changes what it makes from the same settings, so that older artifacts are not reused."""
@@ -132,6 +132,5 @@ class Stages:
     def _forget_checkpoints(self, stage: str, key: str) -> None:
         """The states on the way to an artifact that now stands are of no further use, but for those kept for good."""
         training = {"pretrain": self.run.pretraining, "finetune": self.run.finetuning}.get(stage)
-        if training is None or not training.keep_checkpoint_every_steps:
-            remove_folder(self._checkpoints(stage, key))
+        forget(self._checkpoints(stage, key), 0 if training is None else training.keep_checkpoint_every_steps)
         remove_folder(self._work(stage, key))

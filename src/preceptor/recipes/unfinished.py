@@ -72,6 +72,17 @@ def claim(
         (draft.path / "run.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
+def forget(folder: Path, keep_every_steps: int) -> None:
+    """Remove the checkpoints of a training that is finished, but those of steps that a number other than 0 divides."""
+    if not keep_every_steps:
+        remove_folder(folder)
+        return
+    for each in (*folder.glob("step-[0-9]*"), *folder.glob("best-[0-9]*")):
+        kind, step = each.name.split("-")
+        if kind == "best" or int(step) % keep_every_steps:
+            remove_folder(each)
+
+
 def _require_finished(other: Path, said: Mapping[str, Any], is_finished: Callable[[str], bool], restart: bool) -> None:
     steps = sorted(other.glob("step-[0-9]*"))
     if not steps:
