@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from preceptor.adapters.adapter import trainable
+from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.adapters.low_rank import LowRankLinear, attach, load_adapter, merge, save_adapter
-from preceptor.adapters.low_rank_config import LowRankConfig
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.decoder import Decoder, build
 from preceptor.models.decoder_config import DecoderConfig
@@ -27,7 +27,7 @@ CONFIG = DecoderConfig(
     zero_init_outputs=False,
     initializer_range=0.2,
 )
-LORA = LowRankConfig(rank=4, alpha=12)
+LORA = AdapterConfig(rank=4, alpha=12)
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -103,7 +103,7 @@ def test_merged_equals_attached():
 
 def test_a_target_that_is_no_layer_is_refused_with_the_names_there_are():
     with pytest.raises(ConfigError, match="query") as raised:
-        attach(build(CONFIG), LowRankConfig(target_modules=("query",)))
+        attach(build(CONFIG), AdapterConfig(target_modules=("query",)))
     assert "q_proj" in str(raised.value)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.adapters.low_rank import attach
-from preceptor.adapters.low_rank_config import LowRankConfig
 from preceptor.models.decoder import build
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.objectives.batch import Batches
@@ -76,7 +76,7 @@ def losses(name: str) -> list[float]:
     config = TrainingConfig(context_length=32, batch_tokens=256, micro_batch_tokens=128, optimizer=optimizer)
     model = build(DecoderConfig(**shape), torch.Generator().manual_seed(0))
     if is_adapted:
-        attach(model, LowRankConfig(rank=4, alpha=8), torch.Generator().manual_seed(1))
+        attach(model, AdapterConfig(rank=4, alpha=8), torch.Generator().manual_seed(1))
     engine = place(model)
     batches = Batches(CausalObjective(stream, 32, 0), 0, 8, 4)
     state = fit(

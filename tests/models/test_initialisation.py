@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from preceptor.adapters.low_rank import LowRankConfig, attach
+from preceptor.adapters.low_rank import AdapterConfig, attach
 from preceptor.models.decoder import build
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.encoder import build as build_encoder
@@ -230,7 +230,7 @@ def test_a_scale_that_was_asked_for_stays():
 def test_adapters_and_heads_keep_their_rates():
     model = decoder(width_base=WIDTH // 4)
     attach_head(model, "kind", HeadConfig(labels=("a", "b"), dense=True), torch.Generator().manual_seed(0))
-    attach(model, LowRankConfig(rank=2), torch.Generator().manual_seed(0))
+    attach(model, AdapterConfig(rank=2), torch.Generator().manual_seed(0))
     scales = learning_rate_scales(model)
     theirs = {name: scale for name, scale in scales.items() if "lora_" in name or name.startswith("heads.")}
     assert len(theirs) > 8 and set(theirs.values()) == {1.0}

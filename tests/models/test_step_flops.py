@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.adapters.low_rank import attach
-from preceptor.adapters.low_rank_config import LowRankConfig
 from preceptor.models import decoder, encoder_decoder
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.describe import describe
@@ -56,7 +56,7 @@ def test_weights_are_counted_as_pytorch_counts_them():
 
 
 def test_frozen_weights_need_no_gradient_of_their_own():
-    adapted = attach(model(), LowRankConfig(rank=2, target_modules=("q_proj", "down_proj")), torch.Generator())
+    adapted = attach(model(), AdapterConfig(rank=2, target_modules=("q_proj", "down_proj")), torch.Generator())
     per_layer = 32 * 8 * (4 + 2 + 2 + 4) + 3 * 32 * 48
     thin = 2 * (32 + 32) + 2 * (48 + 32)
     flops = step_flops(adapted, 16)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.adapters.low_rank import attach
-from preceptor.adapters.low_rank_config import LowRankConfig
 from preceptor.core.errors import OutputError
 from preceptor.models import decoder, encoder, encoder_decoder, two_stream
 from preceptor.models.decoder_config import DecoderConfig
@@ -95,7 +95,7 @@ def test_every_mode_gives_the_same_gradients_bit_for_bit(family, tmp_path):
 @pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
 def test_every_mode_gives_an_adapter_the_same_gradients(family, tmp_path):
     model = build(family)
-    attach(model, LowRankConfig(rank=2, dropout=0.1), torch.Generator().manual_seed(1))
+    attach(model, AdapterConfig(rank=2, dropout=0.1), torch.Generator().manual_seed(1))
     for name, parameter in model.named_parameters():
         if name.endswith("lora_B"):
             nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))

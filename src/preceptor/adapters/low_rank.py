@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from preceptor.adapters.adapter import freeze, named_linears
-from preceptor.adapters.low_rank_config import LowRankConfig
+from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.core.errors import ArtifactError, ConfigError, output_errors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -26,7 +26,7 @@ class LowRankLinear(nn.Module):
     Source: Hu et al. 2021, LoRA, eq. 3; the start of A as in peft.
     """
 
-    def __init__(self, base_layer: nn.Linear, config: LowRankConfig, generator: torch.Generator | None = None) -> None:
+    def __init__(self, base_layer: nn.Linear, config: AdapterConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.scaling = config.alpha / config.rank
@@ -48,15 +48,16 @@ class LowRankLinear(nn.Module):
         return self.base_layer
 
 
-def attach(model: nn.Module, config: LowRankConfig, generator: torch.Generator | None = None) -> nn.Module:
+def attach(model: nn.Module, config: AdapterConfig, generator: torch.Generator | None = None) -> nn.Module:
     """The model with every targeted linear layer wrapped in place; only the adapters train.
 
     Raises:
         ConfigError: a target names no linear layer of the model.
     """
-    layers = list(named_linears(model))
+    layers = [each for each in named_linears(model) if not each[2].startswith(("heads.", "lm_head"))]
     names = {name for _, name, _, _ in layers}
-    if missing := [target for target in config.target_modules if target not in names]:
+    targets = config.target_modules or sorted(names)
+    if missing := [target for target in targets if target not in names]:
         raise ConfigError(
             f"finetuning.adapter.target_modules: the model has no linear layer named {missing[0]!r}",
             path="finetuning.adapter.target_modules",
@@ -65,7 +66,7 @@ def attach(model: nn.Module, config: LowRankConfig, generator: torch.Generator |
         )
     freeze(model)
     for parent, name, _, layer in layers:
-        if name in config.target_modules:
+        if name in targets:
             setattr(parent, name, LowRankLinear(layer, config, generator))
     return model
 
@@ -89,7 +90,7 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def save_adapter(model: nn.Module, config: LowRankConfig, folder: Path, base: str) -> None:
+def save_adapter(model: nn.Module, config: AdapterConfig, folder: Path, base: str) -> None:
     """Write adapter_config.json and adapter_model.safetensors; ``base`` names the model they belong to."""
     table = {
         "peft_type": "LORA",
@@ -98,7 +99,9 @@ def save_adapter(model: nn.Module, config: LowRankConfig, folder: Path, base: st
         "r": config.rank,
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
-        "target_modules": list(config.target_modules),
+        "target_modules": sorted(
+            {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, LowRankLinear)}
+        ),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -119,7 +122,7 @@ def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
         state = load_file(folder / WEIGHTS_FILE)
         if table["peft_type"] != "LORA":
             raise ValueError(f"peft_type is {table['peft_type']!r}, not 'LORA'")
-        config = LowRankConfig(
+        config = AdapterConfig(
             rank=table["r"], alpha=table["lora_alpha"], target_modules=tuple(sorted(table["target_modules"]))
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

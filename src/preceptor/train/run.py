@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from preceptor.adapters.low_rank_config import LowRankConfig
+from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.core.errors import ConfigError
 from preceptor.core.units import Duration
+from preceptor.data.example_types import Task
 from preceptor.models.config import ModelConfig
 from preceptor.models.word_vectors_config import WordVectorsConfig
 from preceptor.objectives.noise_config import InputNoiseConfig
@@ -129,14 +130,22 @@ class PretrainingConfig(TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuningConfig(TrainingConfig):
-    """How a base model learns to answer."""
+    """How a base model learns a task."""
 
     examples: str = "python-docs"
-    """Where the questions and answers are: "python-docs", a JSON or JSONL file, or "" for no fine-tuning."""
+    """Where the examples are: "python-docs", a file (JSON, JSONL, CSV, TSV, Parquet), or "" for no fine-tuning."""
+    task: Literal["auto"] | Task = "auto"
+    """What is learned; auto takes what the columns of the examples are for."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """What the columns of the file are called where it is not what they are usually called: text = "review"."""
+    held_out: str = ""
+    """A file of examples that are only evaluated on; left out, a share of the examples is kept for it."""
     held_out_fraction: float = 0.1
     """The share of examples, by group, that is kept for the evaluation."""
-    adapter: LowRankConfig = field(default_factory=LowRankConfig)
-    """The adapter that is trained."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """What is trained."""
+    quantise: Literal["none", "nf4"] = "none"
+    """In which numbers the frozen weights of the base are kept: as they come, or as 4-bit NormalFloat (QLoRA)."""
     duration: str = "2 epochs"
     """How long to train: a number of steps, tokens, epochs, seconds or joules."""
     optimizer: OptimizerConfig = field(
