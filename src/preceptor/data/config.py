@@ -20,7 +20,7 @@ class DataConfig:
     """Where documents come from and what is done to them."""
 
     sources: tuple[SourceConfig, ...] = (SourceConfig(kind="python-docs", licence="PSF-2.0", consent="by-licence"),)
-    """The sources, read one after the other."""
+    """The sources, read one after the other; none where a base model is only fine-tuned."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """How the sources are blended while a model is trained."""
     on_bad_input: Literal["stop", "reject"] = "stop"
@@ -48,8 +48,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse shares outside their range, and two sources of one name."""
-        if not self.sources:
-            raise ValueError("sources must name at least one source")
         names = [source.label for source in self.sources]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"sources must have names of their own; set name where there are two of {twice[0]!r}")

@@ -23,7 +23,7 @@ from preceptor.recipes.base_model import files, locate
 from preceptor.recipes.run import Run
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.imports import import_tokenizer
-from preceptor.train.run import PretrainingConfig, TrainingConfig, require_context
+from preceptor.train.run import FinetuningConfig, PretrainingConfig, TrainingConfig, require_context
 from preceptor.train.tracking_config import require_loggers
 from preceptor.train.validation_config import MEASURE, ValidationSetConfig, require_measures, source_names
 from preceptor.train.warmup_config import require_cuttable
@@ -55,10 +55,22 @@ def require(run: Run) -> None:
             raise ConfigError(said, path=key, remedy=error.remedy) from error
 
 
+def nothing_to_start_from() -> ConfigError:
+    """The error of a run that has neither documents nor a base model."""
+    return ConfigError(
+        "data.sources is empty and base.model names no model, so there is nothing to start from",
+        path="base.model",
+        remedy="set base.model to a folder, a .gguf file or hub:OWNER/NAME, or name documents in data.sources",
+    )
+
+
 def _require_fit(run: Run) -> None:
     """Refuse stages that do not go together, and loggers that are not installed."""
     require_loggers(run.pretraining.tracking, "pretraining.tracking")
     require_loggers(run.finetuning.tracking, "finetuning.tracking")
+    if not run.data.sources:
+        _require_base_alone(run)
+        return
     if run.base.model:
         from preceptor.recipes.model_lookup import config_at
 
@@ -72,12 +84,33 @@ def _require_fit(run: Run) -> None:
     _require_machine(run, model)
     if run.finetuning.examples:
         require_context(model, run.finetuning.context_length)
-    if run.finetuning.examples and run.pretraining.objective.kind != "causal":
+
+
+def family_of(run: Run) -> str:
+    """The family of the model that a run trains."""
+    if not run.base.model:
+        return run.model.family
+    from preceptor.recipes.model_lookup import config_at
+
+    family: str = config_at(locate(run.base)).family
+    return family
+
+
+def _require_base_alone(run: Run) -> None:
+    """Refuse a run without documents that has no model, or nothing to teach it."""
+    if not run.base.model:
+        raise nothing_to_start_from()
+    from preceptor.recipes.model_lookup import config_at
+
+    model = config_at(locate(run.base))
+    if not run.finetuning.examples:
         raise ConfigError(
-            "answers are learned by a model that predicts the next token, which pretraining.objective does not train",
+            "data.sources and finetuning.examples are both empty, so there is nothing to learn from",
             path="finetuning.examples",
-            remedy='set finetuning.examples = ""',
+            remedy="name a file of examples, or documents in data.sources",
         )
+    _require_machine(run, model)
+    require_context(model, run.finetuning.context_length)
 
 
 def _require_machine(run: Run, model: ModelConfig) -> None:
@@ -85,7 +118,7 @@ def _require_machine(run: Run, model: ModelConfig) -> None:
 
     Nothing is asked where nothing out of the ordinary is set, since asking takes PyTorch.
     """
-    stages: dict[str, TrainingConfig] = {"pretraining": run.pretraining}
+    stages: dict[str, TrainingConfig] = {"pretraining": run.pretraining} if run.data.sources else {}
     if run.finetuning.examples:
         stages["finetuning"] = run.finetuning
     for name, config in stages.items():
@@ -93,7 +126,7 @@ def _require_machine(run: Run, model: ModelConfig) -> None:
             from preceptor.train.placement import require_machine
 
             require_machine(config, name)
-    if run.pretraining.optimizer.groups:
+    if run.pretraining.optimizer.groups and run.data.sources:
         from preceptor.train.placement import require_groups
 
         require_groups(run.pretraining, model)
@@ -138,7 +171,8 @@ def _named(run: Run) -> Iterator[tuple[str, str, Callable[[], object]]]:
         name = "" if set(each.path) & set("*?[") else each.path
         yield "pretraining.validation_sets", name, partial(_look_into, each, run)
     for each in run.finetuning.validation_sets if run.finetuning.examples else ():
-        yield "finetuning.validation_sets", each.path, partial(read_examples, Path(each.path))
+        look = partial(read_examples, Path(each.path), run.finetuning.task, run.finetuning.columns)
+        yield "finetuning.validation_sets", each.path, look
     for name in data.bias.groups:
         yield "data.bias.groups", name, partial(bias.read_lexicon, name)
     if data.bias.attributes:
@@ -219,9 +253,10 @@ def reader_of(config: DataConfig) -> sources.Reader:
     return sources.Reader((), config.max_record_bytes, config.on_bad_input == "stop", detect_licences=False)
 
 
-def of_examples(named: str) -> str:
-    """What a model is fine-tuned on, by content."""
-    return f"python {platform.python_version()}" if named == "python-docs" else content(Path(named))
+def of_examples(config: FinetuningConfig) -> list[str]:
+    """What a model is fine-tuned on and held to, by content."""
+    named = [name for name in (config.examples, config.held_out) if name]
+    return [f"python {platform.python_version()}" if name == "python-docs" else content(Path(name)) for name in named]
 
 
 def content(path: Path) -> str:

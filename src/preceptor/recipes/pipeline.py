@@ -1,5 +1,6 @@
 """The pipeline: what each stage is made from, and by what."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,13 +9,15 @@ from preceptor.core.config import decode, encode
 from preceptor.core.errors import ConfigError, DataError
 from preceptor.core.seeds import derive
 from preceptor.data.corpus import Corpus, Workshop, build
-from preceptor.data.examples import Example, read_examples, split_examples
+from preceptor.data.example_types import ExampleSet
+from preceptor.data.examples import read_examples, split_examples
 from preceptor.data.mixture import Blending
 from preceptor.data.shards import SPLITS
 from preceptor.data.withdrawal import withdrawn
 from preceptor.footprint.live import LiveMeter
 from preceptor.footprint.meter import Meter
 from preceptor.models.config import ModelConfig
+from preceptor.objectives.task_config import require_task
 from preceptor.recipes import base_model, inputs, python_docs
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import Run
@@ -42,6 +45,12 @@ class Pipeline(Stages):
         """
         if "data" in self._made:
             return self._made["data"]
+        if not self.run.data.sources:
+            raise ConfigError(
+                "data.sources is empty, so there are no documents",
+                path="data.sources",
+                remedy="name documents, or only fine-tune the base: `preceptor run` or `preceptor finetune`",
+            )
         inputs.require(self.run)
         with self.stop.anywhere():
             return self._corpus()
@@ -99,7 +108,11 @@ class Pipeline(Stages):
         """The model that the run starts from, with its tokenizer; None where it starts from random weights."""
         if not self.run.base.model:
             return None
+        if not self.run.data.sources and "base" not in self._made:
+            inputs.require(self.run)
         path = base_model.locate(self.run.base)
+        # A base that nothing is trained into before it is fine-tuned is the checkpoint of the run.
+        kind = "base" if self.run.data.sources else "checkpoint"
 
         def make(draft: Draft, meter: Meter) -> None:
             from preceptor.recipes.base_import import take
@@ -107,10 +120,12 @@ class Pipeline(Stages):
             take(path, draft, derive(self.run.seed, "base"))
 
         with self.stop.anywhere():
-            return self._stage("base", "base", {"files": inputs.of_base(path), "seed": self.run.seed}, {}, make)
+            return self._stage("base", kind, {"files": inputs.of_base(path), "seed": self.run.seed}, {}, make)
 
     def tokenizer(self) -> Artifact:
         """The tokenizer: trained, imported, or that of the base."""
+        if not self.run.data.sources:
+            return self._only_base()
         corpus, base = self.corpus(), self.base()
         config, parents = self.run.tokenizer, {"corpus": corpus}
         settings = encode(config)
@@ -141,7 +156,9 @@ class Pipeline(Stages):
             return self._stage("tokens", "tokens", {}, {"corpus": corpus, "tokenizer": tokenizer}, make)
 
     def checkpoint(self) -> Artifact:
-        """The pre-trained model."""
+        """The pre-trained model; the base itself where there are no documents to train it on."""
+        if not self.run.data.sources:
+            return self._only_base()
         tokens, tokenizer, base = self.tokens(), self.tokenizer(), self.base()
         settings = {
             "model": encode(self.run.model) if base is None else base.facts["model"],
@@ -186,23 +203,45 @@ class Pipeline(Stages):
         Order.of(self.out, checkpoint)
         return checkpoint
 
-    def examples(self) -> tuple[list[Example], list[Example]]:
-        """The examples to train on and those held out."""
+    def _only_base(self) -> Artifact:
+        base = self.base()
+        if base is None:
+            raise inputs.nothing_to_start_from()
+        return base
+
+    def examples(self) -> tuple[ExampleSet, ExampleSet]:
+        """The examples to train on and those held out.
+
+        Raises:
+            DataError: they cannot be read, there is nothing to learn from them, or one side is empty.
+        """
         config = self.run.finetuning
-        named = config.examples
-        examples = list(python_docs.examples()) if named == "python-docs" else read_examples(Path(named))
-        train, held_out = split_examples(examples, self.run.seed, config.held_out_fraction)
-        if not train or not held_out:
+        train = self._read_examples(config.examples)
+        if config.held_out:
+            held_out = self._read_examples(config.held_out)
+        else:
+            sides = split_examples(train.examples, self.run.seed, config.held_out_fraction)
+            train, held_out = (replace(train, examples=side) for side in sides)
+        if not train.examples or not held_out.examples:
             raise DataError(
-                f"{len(examples)} examples cannot be split into training and held-out ones",
+                f"{len(train.examples) + len(held_out.examples)} examples cannot be split into training and held-out "
+                "ones",
                 remedy="add examples, or change finetuning.held_out_fraction",
             )
         return train, held_out
 
+    def _read_examples(self, named: str) -> ExampleSet:
+        if named == "python-docs":
+            return ExampleSet(task="instruct", examples=list(python_docs.examples()), shape="question/answer")
+        config = self.run.finetuning
+        return read_examples(Path(named), config.task, config.columns)
+
     def _require_examples(self) -> None:
-        """Read a file of examples before the long work, not after it."""
-        if self.run.finetuning.examples not in ("", "python-docs"):
-            self.examples()
+        """Read files of examples, and see that the model can learn from them, before the long work and not after."""
+        named = self.run.finetuning.examples
+        if not named:
+            return
+        require_task("instruct" if named == "python-docs" else self.examples()[0].task, inputs.family_of(self.run))
 
     def adapter(self) -> Artifact | None:
         """The adapter, or None where the recipe names no examples."""
@@ -214,7 +253,7 @@ class Pipeline(Stages):
         settings = {
             "finetuning": deciding(encode(self.run.finetuning)),
             "seed": self.run.seed,
-            "inputs": inputs.of_examples(self.run.finetuning.examples),
+            "inputs": inputs.of_examples(self.run.finetuning),
         }
         if files := inputs.of_stopping(self.run.finetuning):
             settings["stopping"] = files
@@ -289,9 +328,11 @@ class Pipeline(Stages):
     def evaluation(self) -> Artifact:
         """The scores."""
         self._require_examples()
-        corpus, tokenizer, tokens, base = self.corpus(), self.tokenizer(), self.tokens(), self.checkpoint()
+        parents = {}
+        if self.run.data.sources:
+            parents = {"corpus": self.corpus(), "tokenizer": self.tokenizer(), "tokens": self.tokens()}
+        parents["checkpoint"] = self.checkpoint()
         adapter = self.adapter()
-        parents = {"corpus": corpus, "tokenizer": tokenizer, "tokens": tokens, "checkpoint": base}
         if adapter is not None:
             parents["adapter"] = adapter
         settings = {
@@ -306,7 +347,7 @@ class Pipeline(Stages):
             evaluate(
                 run=self.run,
                 parents={role: parent.path for role, parent in parents.items()},
-                held_out=self.examples()[1] if adapter is not None else [],
+                examples=self.examples() if adapter is not None else None,
                 draft=draft,
                 stop=self.stop,
             )

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ from preceptor.footprint.meter import Reading
 from preceptor.recipes.folder import HTML_FILE, JSON_FILE, TRAINING_STAGES
 from preceptor.recipes.pipeline import Pipeline
 from preceptor.recipes.run import RUN_FILE, Run
+
+_ADAPTING = {
+    "lora": "LoRA",
+    "full": "Full fine-tuning",
+    "prefix": "Prefix tuning",
+    "prompt": "Prompt tuning",
+}
 
 
 def write_run_file(run: Run, out: Path) -> None:
@@ -46,29 +54,40 @@ def write_report(pipeline: Pipeline) -> dict[str, Any]:
 def collect(pipeline: Pipeline) -> dict[str, Any]:
     """Everything that is known about the run, by stage; each part names the artifact it speaks of and its parents."""
     stages = {row.stage: row.artifact for row in pipeline.rows}
+    model = _base(stages["base"]) if "base" in stages else None
     report: dict[str, Any] = {
-        "data": _json(stages["data"], "datasheet.json") | _lineage(stages["data"]),
-        "tokenizer": stages["tokenizer"].facts
-        | {
-            "tokens": stages["tokens"].facts,
-            "bytes_per_token": _bytes_per_token(stages["tokens"]),
-        }
-        | _lineage(stages["tokenizer"]),
-        "pretraining": _training(stages["pretrain"])
-        | {
-            "base": _base(stages["base"]) if "base" in stages else None,
-            "model": _json(stages["pretrain"], "config.json"),
-            "optimizer": pipeline.run.pretraining.optimizer.kind,
-        },
-        "finetuning": _training(stages["finetune"]) if "finetune" in stages else None,
+        "data": None,
+        "tokenizer": None,
+        "pretraining": None,
+        "model": model,
+        "finetuning": None,
         "evaluation": _json(stages["evaluate"], "evaluation.json") | _lineage(stages["evaluate"]),
     }
+    if "pretrain" in stages:
+        report |= _from_documents(stages, pipeline.run.pretraining.optimizer.kind, model)
+    if "finetune" in stages:
+        how = _ADAPTING[pipeline.run.finetuning.adapter.kind]
+        quantised = " over 4-bit weights" if pipeline.run.finetuning.quantise != "none" else ""
+        report["finetuning"] = _training(stages["finetune"]) | {"how": how + quantised}
     total = Reading()
     for row in pipeline.rows:
         total = total.add(row.cost)
     by_stage = {row.stage: row.cost.facts() for row in pipeline.rows}
     report["footprint"] = {"total": total.facts(), "stages": by_stage}
     return report
+
+
+def _from_documents(stages: Mapping[str, Artifact], optimizer: str, base: dict[str, Any] | None) -> dict[str, Any]:
+    """What is known of the documents, and of the model that was trained on them."""
+    return {
+        "data": _json(stages["data"], "datasheet.json") | _lineage(stages["data"]),
+        "tokenizer": stages["tokenizer"].facts
+        | {"tokens": stages["tokens"].facts, "bytes_per_token": _bytes_per_token(stages["tokens"])}
+        | _lineage(stages["tokenizer"]),
+        "pretraining": _training(stages["pretrain"])
+        | {"base": base, "model": _json(stages["pretrain"], "config.json"), "optimizer": optimizer},
+        "model": stages["pretrain"].facts,
+    }
 
 
 def _training(artifact: Artifact) -> dict[str, Any]:

@@ -26,9 +26,10 @@ def render(report: Mapping[str, Any], run: Mapping[str, Any], curves: Mapping[st
         "bytes": human_bytes,
     }
     plots = {
-        "pretraining": curves["pretrain"],
+        "pretraining": curves.get("pretrain", ""),
         "finetuning": curves.get("finetune", ""),
-        "drops": _bars(report["data"]["drops_by_rule"], "documents dropped"),
+        "drops": _bars(report["data"]["drops_by_rule"], "documents dropped") if report["data"] else "",
+        "task": task_pictures(report["evaluation"].get("task")),
         "energy": _bars(
             {stage: cost["joules"] for stage, cost in report["footprint"]["stages"].items()}, "energy in joules"
         ),
@@ -40,7 +41,7 @@ def render(report: Mapping[str, Any], run: Mapping[str, Any], curves: Mapping[st
 
 
 def _bits(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    if "objective" in evaluation:
+    if "language_model" not in evaluation:
         return {}
     rulers = evaluation["rulers"]
     return {

@@ -22,17 +22,29 @@ def _outcome(row: StageRow, report: dict[str, Any]) -> str:
         return f"{human_count(facts['num_parameters'])} parameters, validation loss {facts['validation_loss']:.3f}"
     if row.stage == "finetune":
         return (
-            f"{human_count(facts['num_trainable_parameters'])} adapter parameters, {facts['num_examples']:,} examples"
+            f"{human_count(facts['num_trainable_parameters'])} parameters trained, {facts['num_examples']:,} examples"
         )
-    if "objective" in report["evaluation"]:
-        score = report["evaluation"]["objective"]
+    return _judged(report["evaluation"])
+
+
+def _judged(evaluation: dict[str, Any]) -> str:
+    """How good the model is, in one figure beside what it is measured by."""
+    if "task" in evaluation:
+        first = evaluation["task"]["scores"][0]
+        beside = [f"{score['value']:.3f} {name}" for name, score in first["baselines"].items()]
+        return f"{first['name']} {first['score']['value']:.3f}" + (f" ({beside[0]})" if beside else "")
+    if "objective" in evaluation:
+        score = evaluation["objective"]
         figures = [f"{100 * each:.1f} %" for each in (score["accuracy"]["value"], score["chance"]["accuracy"])]
         return f"{figures[0]} of the {score['kind']} tokens right ({figures[1]} by chance)"
-    rulers = report["evaluation"]["rulers"]
-    return (
-        f"{facts['bits_per_byte']:.3f} bits per byte (xz {rulers['xz']['bits_per_byte']:.3f}, "
-        f"n-gram {rulers['ngram']['bits_per_byte']:.3f})"
-    )
+    if "language_model" in evaluation:
+        rulers = evaluation["rulers"]
+        return (
+            f"{evaluation['language_model']['bits_per_byte']['value']:.3f} bits per byte "
+            f"(xz {rulers['xz']['bits_per_byte']:.3f}, n-gram {rulers['ngram']['bits_per_byte']:.3f})"
+        )
+    before, after = (evaluation["question_answering"][side]["token_f1"]["value"] for side in ("before", "after"))
+    return f"token F1 {before:.3f} before, {after:.3f} after"
 
 
 def summary(pipeline: Pipeline, report: dict[str, Any]) -> str:
@@ -47,14 +59,32 @@ def summary(pipeline: Pipeline, report: dict[str, Any]) -> str:
     lines.append(f"{'in all':10s} {total['grams_co2e']:.2f} g CO2e{'':58s} {time:>9s} {energy:>9s}")
     lines += ["", *_samples(report)]
     lines.append(f"Next: open {pipeline.out / 'report.html'}")
-    if "objective" not in report["evaluation"]:
-        lines.append(f"      preceptor chat --out {pipeline.out}")
-        lines.append(f'      preceptor generate "class Path" --out {pipeline.out}')
+    lines += [f"      {command} --out {pipeline.out}" for command in _commands(report["evaluation"])]
     lines.append("")
     return "\n".join(lines)
 
 
+def _commands(evaluation: dict[str, Any]) -> list[str]:
+    """What can be asked of the model."""
+    commands = ['preceptor predict "a text"'] if "task" in evaluation else []
+    if "language_model" in evaluation or "question_answering" in evaluation:
+        commands += ["preceptor chat"]
+    if "language_model" in evaluation:
+        commands += ['preceptor generate "class Path"']
+    return commands
+
+
 def _samples(report: dict[str, Any]) -> list[str]:
+    if "task" in report["evaluation"]:
+        task = report["evaluation"]["task"]
+        lines = [*task["verdicts"]]
+        for row in task["samples"][:3]:
+            lines += [
+                f"  {' '.join(row['input'].split())[:110]}",
+                f"    {row['said']} (expected: {row['expected']})",
+                "",
+            ]
+        return lines
     if "objective" in report["evaluation"]:
         shown = []
         for row in report["evaluation"]["objective"]["samples"]:

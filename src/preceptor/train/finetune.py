@@ -1,19 +1,24 @@
-"""Fine-tuning: a LoRA adapter trained on questions and answers over a frozen base model."""
+"""Fine-tuning: a base model learns a task from examples, with an adapter beside frozen weights or as a whole."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from preceptor.adapters.adapter import trainable
-from preceptor.adapters.low_rank import attach, save_adapter
+from preceptor.adapters.attach import adapt, save_adapter, virtual_ids
 from preceptor.core.artifact import Draft
+from preceptor.core.errors import DataError, output_errors
 from preceptor.core.seeds import derive
-from preceptor.data.examples import Example
-from preceptor.models.interchange import load_decoder
-from preceptor.objectives.instruct import InstructObjective
+from preceptor.data.example_types import ExampleSet, Task
+from preceptor.models.heads import HeadConfig, attach_head
+from preceptor.models.interchange import load_model, save_model
+from preceptor.models.language_model import LanguageModel
+from preceptor.objectives.task import HEAD, Prepared, head_of, prepare
+from preceptor.objectives.task_config import require_task
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.blend import count_steps, make_batches
@@ -24,14 +29,70 @@ from preceptor.train.session import TrainingResult, checkpoints_of, no_cost, sav
 from preceptor.train.state import StopRequest
 from preceptor.train.validation_sets import finetuning_sets
 
+TASK_FILE = "task.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """A base model made ready to learn a task."""
+
+    model: LanguageModel
+    task: Task
+    head: HeadConfig | None
+    tokenizer: Tokenizer
+    context_length: int
+
+    def read(self, examples: ExampleSet) -> Prepared:
+        """Examples as the model reads them.
+
+        Raises:
+            DataError: they are of another task, or leave nothing to predict.
+        """
+        if examples.task != self.task:
+            raise DataError(
+                f"examples of the task {examples.task!r} cannot measure a model that learns {self.task!r}",
+                remedy="name examples of the same shape as those that are trained on",
+            )
+        return prepare(
+            examples, self.head, self.tokenizer, self.model.config, self.context_length, virtual_ids(self.model)
+        )
+
+
+def make_learner(
+    base: Path, config: FinetuningConfig, examples: ExampleSet, tokenizer: Tokenizer, seed: int
+) -> Learner:
+    """The base model of a folder with the head and the adapter that a task and the settings ask for.
+
+    Raises:
+        ConfigError: the task or the adapter is not for models of this family, or a target names no layer.
+    """
+    model = load_model(base).train()
+    resolve_model(model.config, config, tokenizer)
+    require_task(examples.task, model.config.family)
+    head = head_of(examples, getattr(model.config, "dropout", 0.0))
+    if head is not None:
+        attach_head(model, HEAD, head, torch.Generator().manual_seed(derive(seed, "head")))
+    generator = torch.Generator().manual_seed(derive(seed, "adapter"))
+    adapt(model, config.adapter, generator, start_ids=_start_ids(config, examples, tokenizer))
+    freeze(model, config.optimizer)
+    return Learner(model, examples.task, head, tokenizer, config.context_length)
+
+
+def _start_ids(config: FinetuningConfig, examples: ExampleSet, tokenizer: Tokenizer) -> list[int] | None:
+    """The tokens that a prompt starts from."""
+    adapter = config.adapter
+    if adapter.kind != "prompt" or adapter.prompt_start == "random":
+        return None
+    return tokenizer.encode(adapter.prompt_text if adapter.prompt_start == "text" else " ".join(examples.labels))
+
 
 def finetune(
     *,
     base: Path,
     base_id: str,
     config: FinetuningConfig,
-    train: Sequence[Example],
-    held_out: Sequence[Example],
+    train: ExampleSet,
+    held_out: ExampleSet,
     tokenizer: Tokenizer,
     draft: Draft,
     checkpoints: Path,
@@ -41,43 +102,66 @@ def finetune(
     stop: StopRequest,
     read_cost: Callable[[], Mapping[str, Any]] = no_cost,
 ) -> TrainingResult:
-    """The result of training an adapter, whose files are then in ``draft``; goes on from the newest checkpoint.
+    """The result of learning a task, whose files are then in ``draft``; goes on from the newest checkpoint.
 
     Raises:
-        DataError: no example, or none of a validation set, leaves an answer to learn from.
-        ConfigError: a target names no layer of the model, or training is to stop by what is not measured.
+        DataError: no example, or none of a validation set, leaves anything to learn from.
+        ConfigError: the task or a target is not for this model, or training is to stop by what is not measured.
         Interrupted: a stop was requested; a checkpoint was saved first.
     """
     keep_freed_memory()
-    model = load_decoder(base)
-    resolve_model(model.config, config, tokenizer)
-    attach(model, config.adapter, torch.Generator().manual_seed(derive(seed, "adapter")))
-    freeze(model, config.optimizer)
-    objective = InstructObjective(train, tokenizer, config.context_length)
-    check = InstructObjective(held_out, tokenizer, config.context_length)
-    batches = make_batches(objective, config, derive(seed, "finetuning"))
+    learner = make_learner(base, config, train, tokenizer, seed)
+    prepared, check = learner.read(train), learner.read(held_out)
+    batches = make_batches(prepared.objective, config, derive(seed, "finetuning"))
     result = train_model(
         config=config,
-        model=model,
+        model=learner.model,
         batches=batches,
-        validation=check,
-        num_steps=count_steps(config, batches, objective.plan.fill),
+        validation=check.objective,
+        num_steps=count_steps(config, batches, prepared.objective.plan.fill),
         checkpoints=checkpoints_of(config, checkpoints, run_key),
         metrics=metrics,
         stop=stop,
         read_cost=read_cost,
         label="finetune",
-        sets=finetuning_sets(config, tokenizer, seed),
+        sets=finetuning_sets(config, learner.read, seed),
     )
-    save_adapter(model, config.adapter, draft.path, base_id)
+    _save(learner, config, draft.path, base_id)
+    _save_task(train, draft.path)
     save_curve(result.state, draft.path)
+    return replace(result, facts=result.facts | _facts(learner.model, train, prepared, check))
+
+
+def _save(learner: Learner, config: FinetuningConfig, folder: Path, base_id: str) -> None:
+    """Write the adapter, or the whole model where all of it was trained."""
+    if config.adapter.kind == "full":
+        save_model(learner.model, folder, learner.tokenizer.end_of_text_id)
+        learner.tokenizer.save(folder)
+    else:
+        save_adapter(learner.model, config.adapter, folder, base_id)
+
+
+def _save_task(examples: ExampleSet, folder: Path) -> None:
+    table = {"task": examples.task, "labels": list(examples.labels), "multi_label": examples.multi_label}
+    with output_errors(folder):
+        (folder / TASK_FILE).write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _facts(model: LanguageModel, train: ExampleSet, prepared: Prepared, check: Prepared) -> dict[str, Any]:
+    """What is to be known of the examples and of what was trained."""
     num_trainable, num_all = trainable(model)
-    facts = result.facts | {
+    objective = prepared.objective
+    facts = {
+        "task": train.task,
         "num_trainable_parameters": num_trainable,
         "num_parameters": num_all,
-        "num_examples": objective.num_examples,
+        "num_examples": len(set(prepared.owners)) - objective.num_too_long,
         "num_examples_too_long": objective.num_too_long,
-        "num_held_out_examples": check.num_examples,
-        "num_supervised_tokens": objective.num_supervised_tokens,
+        "num_examples_cut": prepared.num_cut,
+        "num_examples_rejected": len(train.rejected),
+        "num_held_out_examples": len(set(check.owners)) - check.objective.num_too_long,
+        "labels": list(train.labels),
     }
-    return replace(result, facts=facts)
+    if hasattr(objective, "num_supervised_tokens"):
+        facts["num_supervised_tokens"] = objective.num_supervised_tokens
+    return facts

@@ -1,26 +1,24 @@
 """The learning-rate range test: a training that is thrown away, whose rate rises, and what its losses suggest."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from preceptor.adapters.low_rank import attach
 from preceptor.core.errors import ConfigError, TrainingError
 from preceptor.core.seeds import derive
-from preceptor.data.examples import Example
+from preceptor.data.example_types import ExampleSet
 from preceptor.data.mixture import Blending
 from preceptor.models.config import ModelConfig
-from preceptor.models.interchange import load_decoder
 from preceptor.objectives.batch import Batches
-from preceptor.objectives.instruct import InstructObjective
 from preceptor.parallel.engine import Engine, place
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.blend import make_batches, pretraining_order
+from preceptor.train.finetune import make_learner
 from preceptor.train.optim import Optimizer, freeze
 from preceptor.train.pretrain import resolve_model, starting_model, with_noise
 from preceptor.train.run import FinetuningConfig, PretrainingConfig, TrainingConfig
@@ -206,7 +204,7 @@ def finetuning_range_test(
     *,
     base: Path,
     config: FinetuningConfig,
-    train: Sequence[Example],
+    train: ExampleSet,
     tokenizer: Tokenizer,
     seed: int,
     sweep: RateSweep,
@@ -222,12 +220,9 @@ def finetuning_range_test(
         TrainingError: the loss was not finite before there was anything to read.
     """
     keep_freed_memory()
-    model = load_decoder(base)
-    resolve_model(model.config, config, tokenizer)
-    attach(model, config.adapter, torch.Generator().manual_seed(derive(seed, "adapter")))
-    freeze(model, config.optimizer)
-    objective = InstructObjective(train, tokenizer, config.context_length)
-    engine = place(model)
+    learner = make_learner(base, config, train, tokenizer, seed)
+    objective = learner.read(train).objective
+    engine = place(learner.model)
     optimizer = Optimizer(engine.parameters, config.optimizer, width_scales(engine, config))
     batches = make_batches(objective, config, derive(seed, "finetuning"))
     return range_test(config, engine, optimizer, batches, sweep, stop=stop, note=note)

@@ -1,6 +1,6 @@
 """Named sets whose loss is taken at every validation: each source of a corpus, and held-out files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from preceptor.core.errors import DataError
 from preceptor.core.progress import say
 from preceptor.core.seeds import KeyedPermutation, derive
+from preceptor.data.example_types import ExampleSet
 from preceptor.data.examples import read_examples
 from preceptor.data.held_out import read_texts
 from preceptor.data.sources import Reader
@@ -19,7 +20,7 @@ from preceptor.models.config import ModelConfig
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Objective
 from preceptor.objectives.choice import objective_for
-from preceptor.objectives.instruct import InstructObjective
+from preceptor.objectives.task import Prepared
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.run import FinetuningConfig, PretrainingConfig
@@ -76,16 +77,18 @@ def pretraining_sets(
     return sets
 
 
-def finetuning_sets(config: FinetuningConfig, tokenizer: Tokenizer, seed: int) -> dict[str, ValidationSet]:
-    """The sets of a fine-tuning by name.
+def finetuning_sets(
+    config: FinetuningConfig, read: Callable[[ExampleSet], Prepared], seed: int
+) -> dict[str, ValidationSet]:
+    """The sets of a fine-tuning by name; ``read`` gives examples as the model reads them.
 
     Raises:
-        DataError: a file cannot be read, or no example of it leaves an answer to predict.
+        DataError: a file cannot be read, or no example of it leaves anything to predict.
     """
     seed = derive(seed, "validation")
     sets = {}
     for each in config.validation_sets:
-        objective = InstructObjective(read_examples(Path(each.path)), tokenizer, config.context_length)
+        objective = read(read_examples(Path(each.path), config.task, config.columns)).objective
         wanted = each.max_tokens or config.validation_tokens
         sets[each.name] = ValidationSet(
             objective, drawn_rows(objective.num_rows, wanted // config.context_length, derive(seed, "set", each.name))
