@@ -11,6 +11,7 @@ from preceptor.nn.losses import IGNORED, cross_entropy_sum, token_losses
 
 _NOT_HIDDEN = (
     *("embed_tokens.weight", "embed_positions.weight", "embed_token_types.weight", "shared.weight"),
+    *("prompt_PD", "embedding_PW"),
     *("relative_bias.weight", "_bias", "lm_head.weight", "lm_head.decoder.weight", "output.weight"),
 )
 
@@ -26,6 +27,8 @@ class LanguageModel(nn.Module):
     config: Any
     logit_softcap: float = 0.0
     """Logits are kept within plus and minus this, softly; 0 leaves them alone."""
+    num_prefix_tokens: int = 0
+    """How many trained keys and values the layers find in front of every document."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +57,11 @@ class LanguageModel(nn.Module):
     def input_embedding(self) -> nn.Embedding:
         """The embedding of the vocabulary."""
         raise NotImplementedError
+
+    @property
+    def longest_document(self) -> int:
+        """How many tokens a document can have: a prefix takes positions too."""
+        return int(self.config.max_position_embeddings) - self.num_prefix_tokens
 
     def score(self, hidden: Tensor) -> Tensor:
         """The logits of states, of shape ... V."""
