@@ -168,7 +168,7 @@ class Decoder(LanguageModel):
             window: self_attention_mask(inputs, dtype, causal=True, window=window, num_prefix_tokens=first)
             for window in self.model.windows
         }
-        return self.model(inputs.tokens_BT, inputs.places(first), masks)  # type: ignore[no-any-return]
+        return self.model(inputs.tokens_BT, self.places(inputs), masks)  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int, max_tokens: int) -> KeyValueCache:
         """An empty cache for a batch of rows that may grow to ``max_tokens`` each."""

@@ -75,7 +75,7 @@ class EncoderDecoder(LanguageModel):
             source_BSD=self.encode(inputs.source),
             source_mask_B1TS=cross_attention_mask(inputs.segments_BT, inputs.source.segments_BT, dtype),
         )
-        return self.decoder(self.shared(inputs.tokens_BT), inputs.places(first), context)  # type: ignore[no-any-return]
+        return self.decoder(self.shared(inputs.tokens_BT), self.places(inputs), context)  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int, max_tokens: int) -> SourceCache:
         """An empty cache for a batch of rows that may grow to ``max_tokens`` each; ``start`` gives it a source."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from preceptor.core.errors import ConfigError
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED, cross_entropy_sum, token_losses
 
@@ -62,6 +63,24 @@ class LanguageModel(nn.Module):
     def longest_document(self) -> int:
         """How many tokens a document can have: a prefix takes positions too."""
         return int(self.config.max_position_embeddings) - self.num_prefix_tokens
+
+    def places(self, inputs: Inputs) -> Tensor:
+        """The positions of the tokens, of shape B T, behind those of a prefix.
+
+        Raises:
+            ConfigError: with the prefix in front of it a document is longer than the model can read.
+        """
+        places_BT = inputs.places(self.num_prefix_tokens)
+        # Only where a row could hold such a document is it looked for: looking waits for the device.
+        could_be = self.num_prefix_tokens and places_BT.shape[1] > self.longest_document
+        if could_be and int(places_BT.max()) >= self.config.max_position_embeddings:
+            raise ConfigError(
+                f"with a prefix of {self.num_prefix_tokens} in front of it a document can have "
+                f"{self.longest_document} tokens, and there is one of more",
+                path="finetuning.context_length",
+                remedy=f"lower context_length to {self.longest_document}, or choose a shorter prefix",
+            )
+        return places_BT
 
     def score(self, hidden: Tensor) -> Tensor:
         """The logits of states, of shape ... V."""
