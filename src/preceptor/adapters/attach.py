@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from preceptor.adapters import low_rank
+from preceptor.adapters import low_rank, prefix, prompt
 from preceptor.adapters.adapter import freeze, train_heads
 from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.core.errors import ArtifactError, ConfigError
@@ -34,12 +34,10 @@ def adapt(
     freeze(model)
     if config.kind == "lora":
         low_rank.attach(model, config, generator)
+    elif config.kind == "prefix":
+        prefix.attach(model, config, generator)
     else:
-        raise ConfigError(
-            f"finetuning.adapter.kind: {config.kind} is not known here",
-            path="finetuning.adapter.kind",
-            remedy="choose lora or full",
-        )
+        prompt.attach(model, config, generator, start_ids=start_ids)
     train_heads(model)
     return model
 
@@ -51,9 +49,14 @@ def save_adapter(model: LanguageModel, config: AdapterConfig, folder: Path, base
         ConfigError: the kind is full, which is no adapter.
         OutputError: the folder cannot be written.
     """
-    if config.kind != "lora":
+    if config.kind == "lora":
+        low_rank.save_adapter(model, config, folder, base)
+    elif config.kind == "prefix":
+        prefix.save(model, folder, base)
+    elif config.kind == "prompt":
+        prompt.save(model, folder, base)
+    else:
         raise ConfigError(f"kind {config.kind} leaves no adapter to save", remedy="save the whole model instead")
-    low_rank.save_adapter(model, config, folder, base)
 
 
 def load_adapter(model: LanguageModel, folder: Path) -> LanguageModel:
@@ -65,9 +68,14 @@ def load_adapter(model: LanguageModel, folder: Path) -> LanguageModel:
     kind = peft_type(folder)
     if kind == "LORA":
         low_rank.load_adapter(model, folder)
+    elif kind == prefix.PEFT_TYPE:
+        prefix.load(model, folder)
+    elif kind == prompt.PEFT_TYPE:
+        prompt.load(model, folder)
     else:
         raise ArtifactError(
-            f"{folder}: peft_type is {kind!r}, which is not known here", remedy="use an adapter of one of: LORA"
+            f"{folder}: peft_type is {kind!r}, which is not known here",
+            remedy=f"use an adapter of one of: LORA, {prefix.PEFT_TYPE}, {prompt.PEFT_TYPE}",
         )
     return model.eval()
 
@@ -93,10 +101,16 @@ def merge(model: LanguageModel) -> LanguageModel:
     Raises:
         ConfigError: the adapter is a prefix or a prompt, which no weights can stand for.
     """
+    if model.num_prefix_tokens or prompt.virtual_ids(model):
+        raise ConfigError(
+            f"a {'prefix' if model.num_prefix_tokens else 'prompt'} stands in front of every text, and no weights of "
+            "the model can stand for it",
+            remedy="export the adapter beside its base model, or train one of kind lora, which can be merged",
+        )
     low_rank.merge(model)
     return model
 
 
 def virtual_ids(model: LanguageModel) -> list[int]:
     """The ids that must stand in front of every document: those of a prompt's vectors, else none."""
-    return []
+    return prompt.virtual_ids(model)

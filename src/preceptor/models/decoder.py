@@ -11,7 +11,7 @@ from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.family import ModelFamily
 from preceptor.models.initialisation import draw_weights
 from preceptor.models.language_model import LanguageModel
-from preceptor.nn.attention import Attention, AttentionShape, KeyValueCache
+from preceptor.nn.attention import Attention, AttentionShape, KeyValueCache, prefixed
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.layers import FeedForward, RMSNorm, which_run
 from preceptor.nn.masks import cache_mask, self_attention_mask
@@ -163,13 +163,17 @@ class Decoder(LanguageModel):
     def hidden(self, inputs: Inputs) -> Tensor:
         """The last normalised residual stream of shape B T D; documents (segments) do not see each other."""
         dtype = self.model.embed_tokens.weight.dtype
-        masks = {w: self_attention_mask(inputs, dtype, causal=True, window=w) for w in self.model.windows}
-        return self.model(inputs.tokens_BT, inputs.places(), masks)  # type: ignore[no-any-return]
+        first = self.num_prefix_tokens
+        masks = {
+            window: self_attention_mask(inputs, dtype, causal=True, window=window, num_prefix_tokens=first)
+            for window in self.model.windows
+        }
+        return self.model(inputs.tokens_BT, self.places(inputs), masks)  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int, max_tokens: int) -> KeyValueCache:
         """An empty cache for a batch of rows that may grow to ``max_tokens`` each."""
         weight, config = self.model.embed_tokens.weight, self.config
-        return KeyValueCache(
+        cache = KeyValueCache(
             num_layers=config.num_hidden_layers,
             batch_size=batch_size,
             max_tokens=max_tokens,
@@ -177,7 +181,9 @@ class Decoder(LanguageModel):
             head_dim=config.head_dim,
             dtype=weight.dtype,
             device=weight.device,
+            num_prefix_tokens=self.num_prefix_tokens,
         )
+        return prefixed(cache, self.model.layers)
 
     @torch.no_grad()
     def step(self, tokens_BT: Tensor, cache: KeyValueCache, lengths_B: Tensor | None = None) -> Tensor:
@@ -188,7 +194,7 @@ class Decoder(LanguageModel):
         lengths_B, positions_BT, num_keys = cache.begin(tokens_BT, lengths_B, self.config.max_position_embeddings)
         dtype = self.model.embed_tokens.weight.dtype
         masks: dict[int, Tensor | None] = {
-            window: cache_mask(cache.lengths_B, tokens_BT.shape[1], num_keys, dtype, window)
+            window: cache_mask(positions_BT[:, 0], tokens_BT.shape[1], num_keys, dtype, window)
             for window in self.model.windows
         }
         hidden_BTD = self.model(tokens_BT, positions_BT, masks, cache, num_keys)

@@ -113,8 +113,12 @@ class Encoder(LanguageModel):
         """The last states of shape B T D; documents (segments) do not see each other."""
         x_BTD = self.dropout(self.embedding_norm(self._embedded(inputs)))
         dtype = self.embed_tokens.weight.dtype
-        masks = {w: self_attention_mask(inputs, dtype, causal=False, window=w) for w in self.windows}
-        context = _Context(masks, self._rotations(inputs.places()))
+        first = self.num_prefix_tokens
+        masks = {
+            window: self_attention_mask(inputs, dtype, causal=False, window=window, num_prefix_tokens=first)
+            for window in self.windows
+        }
+        context = _Context(masks, self._rotations(self.places(inputs)))
         runs = which_run(len(self.layers), self.config.layer_drop, self.training)
         for layer in itertools.compress(self.layers, runs):
             x_BTD = layer(x_BTD, context)
@@ -126,7 +130,7 @@ class Encoder(LanguageModel):
             types = inputs.token_types_BT
             x_BTD = x_BTD + (self.embed_token_types.weight[0] if types is None else self.embed_token_types(types))
         if self.embed_positions is not None:
-            x_BTD = x_BTD + self.embed_positions(inputs.places() + self.config.position_offset)
+            x_BTD = x_BTD + self.embed_positions(self.places(inputs) + self.config.position_offset)
         return x_BTD
 
     def _rotations(self, positions_BT: Tensor) -> dict[int, tuple[Tensor, Tensor]]:

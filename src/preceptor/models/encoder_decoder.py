@@ -10,7 +10,7 @@ from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
 from preceptor.models.encoder_decoder_stacks import Context, SourceCache, Stack
 from preceptor.models.family import ModelFamily
 from preceptor.models.language_model import LanguageModel
-from preceptor.nn.attention import Attention
+from preceptor.nn.attention import Attention, prefixed
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.masks import cross_attention_mask
 
@@ -68,19 +68,19 @@ class EncoderDecoder(LanguageModel):
         """
         if inputs.source is None:
             raise ValueError("an encoder-decoder needs a source to read: give Inputs(..., source=Inputs(...))")
-        dtype = self.shared.weight.dtype
+        dtype, first = self.shared.weight.dtype, self.num_prefix_tokens
         context = Context(
-            self.decoder.mask(inputs, dtype),
+            self.decoder.mask(inputs, dtype, first),
             causal=True,
             source_BSD=self.encode(inputs.source),
             source_mask_B1TS=cross_attention_mask(inputs.segments_BT, inputs.source.segments_BT, dtype),
         )
-        return self.decoder(self.shared(inputs.tokens_BT), inputs.places(), context)  # type: ignore[no-any-return]
+        return self.decoder(self.shared(inputs.tokens_BT), self.places(inputs), context)  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int, max_tokens: int) -> SourceCache:
         """An empty cache for a batch of rows that may grow to ``max_tokens`` each; ``start`` gives it a source."""
         weight, config = self.shared.weight, self.config
-        return SourceCache(
+        cache = SourceCache(
             num_layers=config.decoder_layers,
             batch_size=batch_size,
             max_tokens=max_tokens,
@@ -88,7 +88,9 @@ class EncoderDecoder(LanguageModel):
             head_dim=config.head_dim,
             dtype=weight.dtype,
             device=weight.device,
+            num_prefix_tokens=self.num_prefix_tokens,
         )
+        return prefixed(cache, self.decoder.layers)
 
     @torch.no_grad()
     def start(self, source: Inputs, cache: SourceCache) -> Tensor:

@@ -144,12 +144,13 @@ class Stack(nn.Module):
             x_BTD = layer(x_BTD, context)
         return x_BTD if self.layer_norm is None else self.dropout(self.layer_norm(x_BTD))
 
-    def mask(self, inputs: Inputs, dtype: torch.dtype) -> Tensor | None:
+    def mask(self, inputs: Inputs, dtype: torch.dtype, num_prefix_tokens: int = 0) -> Tensor | None:
         """What is added to the scores of a row that looks at itself; None where causality, or its lack, is all.
 
-        Distances are counted along the row: within a document they are those between its own positions.
+        Distances are counted along the row: within a document they are those between its own positions. A prefix
+        stands directly in front of every document.
         """
-        mask_B1TT = self_attention_mask(inputs, dtype, causal=self.decodes)
+        mask_B1TT = self_attention_mask(inputs, dtype, causal=self.decodes, num_prefix_tokens=num_prefix_tokens)
         if self.relative_bias is None:
             return mask_B1TT
         num_tokens = inputs.tokens_BT.shape[1]
@@ -157,6 +158,10 @@ class Stack(nn.Module):
         if mask_B1TT is None and self.decodes:
             mask_B1TT = cache_mask(places_1T[:, 0], num_tokens, num_tokens, dtype)
         bias_1NTT = self.relative_bias(places_1T, places_1T)
+        if num_prefix_tokens:
+            prefix_1P = torch.arange(num_prefix_tokens, device=places_1T.device).unsqueeze(0)
+            bias_BNTP = self.relative_bias(inputs.places(num_prefix_tokens), prefix_1P)
+            bias_1NTT = torch.cat((bias_BNTP, bias_1NTT.expand(len(bias_BNTP), -1, -1, -1)), dim=3)
         return bias_1NTT if mask_B1TT is None else bias_1NTT + mask_B1TT  # type: ignore[no-any-return]
 
     def step_mask(self, positions_BT: Tensor, num_keys: int, dtype: torch.dtype) -> Tensor:

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from preceptor.core.errors import ConfigError
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED, cross_entropy_sum, token_losses
 
 _NOT_HIDDEN = (
     *("embed_tokens.weight", "embed_positions.weight", "embed_token_types.weight", "shared.weight"),
+    *("prompt_PD", "embedding_PW"),
     *("relative_bias.weight", "_bias", "lm_head.weight", "lm_head.decoder.weight", "output.weight"),
 )
 
@@ -26,6 +28,8 @@ class LanguageModel(nn.Module):
     config: Any
     logit_softcap: float = 0.0
     """Logits are kept within plus and minus this, softly; 0 leaves them alone."""
+    num_prefix_tokens: int = 0
+    """How many trained keys and values the layers find in front of every document."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +58,29 @@ class LanguageModel(nn.Module):
     def input_embedding(self) -> nn.Embedding:
         """The embedding of the vocabulary."""
         raise NotImplementedError
+
+    @property
+    def longest_document(self) -> int:
+        """How many tokens a document can have: a prefix takes positions too."""
+        return int(self.config.max_position_embeddings) - self.num_prefix_tokens
+
+    def places(self, inputs: Inputs) -> Tensor:
+        """The positions of the tokens, of shape B T, behind those of a prefix.
+
+        Raises:
+            ConfigError: with the prefix in front of it a document is longer than the model can read.
+        """
+        places_BT = inputs.places(self.num_prefix_tokens)
+        # Only where a row could hold such a document is it looked for: looking waits for the device.
+        could_be = self.num_prefix_tokens and places_BT.shape[1] > self.longest_document
+        if could_be and int(places_BT.max()) >= self.config.max_position_embeddings:
+            raise ConfigError(
+                f"with a prefix of {self.num_prefix_tokens} in front of it a document can have "
+                f"{self.longest_document} tokens, and there is one of more",
+                path="finetuning.context_length",
+                remedy=f"lower context_length to {self.longest_document}, or choose a shorter prefix",
+            )
+        return places_BT
 
     def score(self, hidden: Tensor) -> Tensor:
         """The logits of states, of shape ... V."""

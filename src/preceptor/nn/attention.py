@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ class KeyValueCache:
     """The keys and values of the tokens seen so far, for each layer and each row of a batch.
 
     Rows may differ in length: ``lengths_B`` counts what each row holds. Memory for ``max_tokens`` is taken at once, so
-    that a step copies nothing but its own keys and values.
+    that a step copies nothing but its own keys and values. A prefix stands in front of the tokens of every row; it
+    takes positions, but is not counted among the tokens.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class KeyValueCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        num_prefix_tokens: int = 0,
     ) -> None:
-        shape = (num_layers, batch_size, max_tokens, num_heads, head_dim)
+        shape = (num_layers, batch_size, num_prefix_tokens + max_tokens, num_heads, head_dim)
+        self.num_prefix_tokens = num_prefix_tokens
         self.keys_LBSKH = torch.zeros(shape, dtype=dtype, device=device)
         self.values_LBSKH = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
@@ -39,12 +42,18 @@ class KeyValueCache:
     @property
     def max_tokens(self) -> int:
         """How many tokens a row can hold."""
-        return int(self.keys_LBSKH.shape[2])
+        return int(self.keys_LBSKH.shape[2]) - self.num_prefix_tokens
+
+    @torch.no_grad()
+    def hold_prefix(self, layer: int, keys_PKH: Tensor, values_PKH: Tensor) -> None:
+        """Put a layer's prefix in front of every row."""
+        self.keys_LBSKH[layer, :, : self.num_prefix_tokens] = keys_PKH
+        self.values_LBSKH[layer, :, : self.num_prefix_tokens] = values_PKH
 
     def begin(self, tokens_BT: Tensor, lengths_B: Tensor | None, longest: int) -> tuple[Tensor, Tensor, int]:
         """The number of real tokens of each row, their positions of shape B T, and how many keys the rows then have.
 
-        Rows are padded on the right; without lengths all tokens are real.
+        Rows are padded on the right; without lengths all tokens are real. A prefix counts for positions and keys.
 
         Raises:
             ValueError: the tokens do not fit into the cache, or into the longest context of the model.
@@ -53,10 +62,15 @@ class KeyValueCache:
         if lengths_B is None:
             lengths_B = torch.full_like(self.lengths_B, num_tokens)
         num_keys = int(self.lengths_B.max()) + num_tokens
-        if num_keys > min(self.max_tokens, longest):
-            raise ValueError(f"{num_keys} tokens do not fit into a context of {min(self.max_tokens, longest)}")
-        positions_BT = self.lengths_B.unsqueeze(1) + torch.arange(num_tokens, device=tokens_BT.device)
-        return lengths_B, positions_BT, num_keys
+        room = min(self.max_tokens, longest - self.num_prefix_tokens)
+        if num_keys > room:
+            raise ValueError(f"{num_keys} tokens do not fit into a context of {room}")
+        return lengths_B, self._places(tokens_BT), self.num_prefix_tokens + num_keys
+
+    def _places(self, new_BT: Tensor) -> Tensor:
+        """Where the tokens that come next stand in each row, of shape B T."""
+        first_B1 = self.lengths_B.unsqueeze(1) + self.num_prefix_tokens
+        return first_B1 + torch.arange(new_BT.shape[1], device=new_BT.device)
 
     def end(self, hidden_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """The states of each row's last real token, of shape B D; its tokens then count as held."""
@@ -66,10 +80,13 @@ class KeyValueCache:
     def extend(self, layer: int, keys_BTKH: Tensor, values_BTKH: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
         """All keys and values of a layer after the new ones are written behind each row's own end, cut to num_keys."""
         rows_B1 = torch.arange(keys_BTKH.shape[0], device=keys_BTKH.device).unsqueeze(1)
-        places_BT = self.lengths_B.unsqueeze(1) + torch.arange(keys_BTKH.shape[1], device=keys_BTKH.device)
+        places_BT = self._places(keys_BTKH)
         self.keys_LBSKH[layer][rows_B1, places_BT] = keys_BTKH
         self.values_LBSKH[layer][rows_B1, places_BT] = values_BTKH
         return self.keys_LBSKH[layer][:, :num_keys], self.values_LBSKH[layer][:, :num_keys]
+
+
+CacheT = TypeVar("CacheT", bound=KeyValueCache)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,8 +112,19 @@ class AttentionShape:
     """Probability of dropping an attention weight in training."""
 
 
+class Prefix(Protocol):
+    """Keys and values that every query finds in front of its document."""
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        """The keys, as if rotated already, and the values, both of shape P K H."""
+        ...
+
+
 class Attention(nn.Module):
     """Attention of a row to itself or, where a source is given, to the source."""
+
+    prefix: Prefix | None
+    """What is found in front of every document; a mask then has as many columns more."""
 
     def __init__(self, shape: AttentionShape, layer: int = 0) -> None:
         super().__init__()
@@ -108,6 +136,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(width, shape.hidden_size, bias=shape.output_bias)
         self.q_norm = self._norm(width)
         self.k_norm = self._norm(kv_width)
+        self.prefix = None
 
     def _norm(self, width: int) -> RMSNorm | None:
         shape = self.shape
@@ -139,6 +168,9 @@ class Attention(nn.Module):
             queries_BTNH, keys_BSKH = rotate(queries_BTNH, rotation), rotate(keys_BSKH, rotation)
         if cache is not None:
             keys_BSKH, values_BSKH = cache.extend(self.layer, keys_BSKH, values_BSKH, num_keys)
+        elif self.prefix is not None:
+            keys_PKH, values_PKH = self.prefix()
+            keys_BSKH, values_BSKH = _behind(keys_PKH, keys_BSKH), _behind(values_PKH, values_BSKH)
         shape = self.shape
         gathered_BTNH = attend(
             queries_BTNH,
@@ -237,6 +269,20 @@ def recorded_attention() -> Iterator[list[Tensor]]:
         yield _recording
     finally:
         _recording = before
+
+
+def prefixed(cache: CacheT, layers: nn.ModuleList) -> CacheT:
+    """The cache with what the layers' self-attention finds in front of every document."""
+    for layer in layers:
+        attention = layer.self_attn
+        if isinstance(attention, Attention) and attention.prefix is not None:
+            cache.hold_prefix(attention.layer, *attention.prefix())
+    return cache
+
+
+def _behind(prefix_PKH: Tensor, x_BSKH: Tensor) -> Tensor:
+    """Keys or values with those of a prefix in front of each row."""
+    return torch.cat((prefix_PKH.to(x_BSKH.dtype).expand(len(x_BSKH), -1, -1, -1), x_BSKH), dim=1)
 
 
 def _per_query_head(x_BSKH: Tensor, groups: int) -> Tensor:

@@ -27,8 +27,9 @@ class Inputs(NamedTuple):
     source: Optional["Inputs"] = None
     """What the encoder of an encoder-decoder reads; document n of the target sees document n of the source."""
 
-    def places(self) -> Tensor:
-        """The positions of the tokens, of shape B T."""
-        if self.positions_BT is not None:
-            return self.positions_BT
-        return torch.arange(self.tokens_BT.shape[1], device=self.tokens_BT.device).expand_as(self.tokens_BT)
+    def places(self, first: int = 0) -> Tensor:
+        """The positions of the tokens, of shape B T; ``first`` is that of the first token of a document."""
+        if self.positions_BT is None:
+            places_T = torch.arange(first, first + self.tokens_BT.shape[1], device=self.tokens_BT.device)
+            return places_T.expand_as(self.tokens_BT)
+        return self.positions_BT + first if first else self.positions_BT

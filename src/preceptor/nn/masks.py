@@ -6,16 +6,21 @@ from torch import Tensor
 from preceptor.nn.inputs import Inputs
 
 
-def self_attention_mask(inputs: Inputs, dtype: torch.dtype, *, causal: bool, window: int = 0) -> Tensor | None:
+def self_attention_mask(
+    inputs: Inputs, dtype: torch.dtype, *, causal: bool, window: int = 0, num_prefix_tokens: int = 0
+) -> Tensor | None:
     """The mask of shape B 1 T T (or 1 1 T T) of a row that looks at itself; None where causality, or its lack, is all.
+
+    With P prefix tokens its shape is B 1 T P+T, and it is never None: each document sees the prefix in front of it, as
+    far as the window reaches.
 
     Documents are isolated. A causal query sees the keys up to its own place and those of its document's prefix. With a
     window it sees only keys fewer than ``window`` places away; where nothing is causal, at most ``window`` places.
     Padding is a document like any other, so that no query is left without a key.
     """
     num_tokens = inputs.tokens_BT.shape[1]
-    windowed = 0 < window < num_tokens
-    if inputs.segments_BT is None and inputs.prefix_BT is None and not windowed:
+    windowed = 0 < window < num_tokens + num_prefix_tokens
+    if inputs.segments_BT is None and inputs.prefix_BT is None and not windowed and not num_prefix_tokens:
         return None
     places = torch.arange(num_tokens, device=inputs.tokens_BT.device)
     distances_TT = places.unsqueeze(1) - places
@@ -29,7 +34,19 @@ def self_attention_mask(inputs: Inputs, dtype: torch.dtype, *, causal: bool, win
         visible = visible & near_TT
     if inputs.segments_BT is not None:
         visible = visible & (inputs.segments_BT.unsqueeze(2) == inputs.segments_BT.unsqueeze(1))
+    if num_prefix_tokens:
+        visible = _with_prefix(visible, inputs, num_prefix_tokens, window if windowed else 0, causal=causal)
     return additive(visible, dtype)
+
+
+def _with_prefix(visible: Tensor, inputs: Inputs, num_prefix_tokens: int, window: int, *, causal: bool) -> Tensor:
+    """What each token sees of the prefix and then of its row, of shape B T P+T."""
+    places_BT = inputs.places(num_prefix_tokens)
+    distances_BTP = places_BT.unsqueeze(2) - torch.arange(num_prefix_tokens, device=places_BT.device)
+    near_BTP = torch.ones_like(distances_BTP, dtype=torch.bool)
+    if window:
+        near_BTP = distances_BTP < window if causal else distances_BTP <= window
+    return torch.cat((near_BTP, visible.expand(len(near_BTP), -1, -1)), dim=2)
 
 
 def cross_attention_mask(

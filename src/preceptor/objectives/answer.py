@@ -61,8 +61,9 @@ def with_answer(
     if answer is not None and not 0 <= answer[0] <= answer[1] < len(text):
         raise ValueError(f"an answer from {answer[0]} to {answer[1]} is not in a text of {len(text)} tokens")
     tokens, types = framing.frame(question, text)
-    labels = [NOTHING, *[IGNORED] * (len(question) + 1), *[NOTHING] * len(text), IGNORED]
-    first, last = (0, 0) if answer is None else (place + len(question) + 2 for place in answer)
+    before = len(tokens) - len(text) - 1
+    labels = [NOTHING, *[IGNORED] * (before - 1), *[NOTHING] * len(text), IGNORED]
+    first, last = (0, 0) if answer is None else (place + before for place in answer)
     labels[first] |= START
     labels[last] |= END
     return Labelled(tokens, labels, types)

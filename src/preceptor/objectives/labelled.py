@@ -41,10 +41,13 @@ class Framing:
     speaks: SpeakingPlace
     is_encoder_decoder: bool = False
     """Whether the text is the source, and one token of a target speaks."""
+    prefix_ids: tuple[int, ...] = ()
+    """What stands in front of every document, such as the ids of a trained prompt. Where the first token speaks, it is
+    the first of these, as in peft."""
 
     def frame(self, text: Sequence[int], second: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
         """The tokens of a text, or of a pair of them, and of which text each is."""
-        tokens = [self.first, *text, self.between if second is not None else self.last]
+        tokens = [*self.prefix_ids, self.first, *text, self.between if second is not None else self.last]
         types = [0] * len(tokens)
         if second is not None:
             tokens += [*second, self.last]
@@ -52,13 +55,16 @@ class Framing:
         return tokens, types
 
 
-def framing_of(tokenizer: Tokenizer, config: Any) -> Framing:
-    """The framing of a tokenizer for a model of this configuration: [CLS] and [SEP] where it has them."""
+def framing_of(tokenizer: Tokenizer, config: Any, prefix_ids: Sequence[int] = ()) -> Framing:
+    """The framing of a tokenizer for a model of this configuration: [CLS] and [SEP] where it has them.
+
+    ``prefix_ids`` are put in front of every document.
+    """
     end = tokenizer.end_of_text_id
     first, separator = (tokenizer.set_id(name, end) for name in ("cls_token", "sep_token"))
     is_pair = config.family == "encoder_decoder"
     speaks: SpeakingPlace = "first" if config.family in ("encoder", "encoder_decoder") else "last"
-    return Framing(first, separator, separator, speaks, is_pair)
+    return Framing(first, separator, separator, speaks, is_pair, tuple(prefix_ids))
 
 
 class LabelledObjective:

@@ -27,7 +27,8 @@ class InputNoise:
 
     def _row(self, tokens: NDArray[np.int64], step: int, row: int) -> NDArray[np.int64]:
         draw = numpy_generator(self.seed, "input-noise", step, row)
-        chance = draw.random(tokens.shape)
+        # The ids of a trained prompt are no words: they stay.
+        chance = np.where(tokens < self.vocab_size, draw.random(tokens.shape), 1.0)
         others = draw.integers(0, self.vocab_size, tokens.shape)
         is_dropped = chance < self.config.dropout
         is_replaced = ~is_dropped & (chance < self.config.dropout + self.config.replacement)

@@ -17,7 +17,8 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 class PairObjective:
     """Each token of a target from the whole source and the target so far; the end of text closes both.
 
-    Pairs of which a side does not fit into the context are left out and counted in ``num_too_long``.
+    ``prefix_ids`` are put in front of every source, such as the ids of a trained prompt. Pairs of which a side does not
+    fit into the context are left out and counted in ``num_too_long``.
 
     Raises:
         DataError: no pair fits, so nothing would be learned.
@@ -31,11 +32,15 @@ class PairObjective:
         *,
         start_id: int,
         config: ObjectiveConfig | None = None,
+        prefix_ids: Sequence[int] = (),
     ) -> None:
         end = tokenizer.end_of_text_id
         ids = tokenizer.encode_many([text for pair in pairs for text in pair])
         closed = [np.append(each.astype(np.int64), end) for each in ids]
-        both = list(zip(closed[::2], closed[1::2], strict=True))
+        both = [
+            (np.concatenate((np.array(prefix_ids, np.int64), source)), target)
+            for source, target in zip(closed[::2], closed[1::2], strict=True)
+        ]
         self.pairs = [pair for pair in both if max(map(len, pair)) <= context_length]
         self.num_too_long = len(both) - len(self.pairs)
         if not self.pairs:

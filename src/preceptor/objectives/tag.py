@@ -30,7 +30,7 @@ def with_tags(framing: Framing, words: Sequence[Sequence[int]], tags: Sequence[i
         raise ValueError("an encoder-decoder gives no states of what it reads; tag with an encoder or a decoder")
     if len(words) != len(tags):
         raise ValueError(f"there are {len(words)} words and {len(tags)} tags")
-    labels = [IGNORED]
+    labels = [IGNORED] * (len(framing.prefix_ids) + 1)
     for word, tag in zip(words, tags, strict=True):
         inside = [IGNORED] * (len(word) - 1)
         labels += ([tag, *inside] if framing.speaks == "first" else [*inside, tag]) if word else []

@@ -1,5 +1,6 @@
 """Generation: prompts in, ids out one by one, with a cache of keys and values."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -51,12 +52,12 @@ def truncate(logits_BV: Tensor, top_k: int, top_p: float) -> Tensor:
 def generate(model: Decoder, prompt: Sequence[int], config: SamplingConfig, end_of_text_id: int) -> Iterator[int]:
     """The ids that follow a prompt, until the end of text (which is not given out) or the longest answer.
 
-    A prompt longer than the context is cut on the left so that a quarter of the context is free; generation ends where
-    the context is full.
+    A prompt longer than the context is cut on the left so that a quarter of the context is free, though not what of it
+    was trained in place of tokens; generation ends where the context is full.
     """
-    context = model.config.max_position_embeddings
+    context = model.longest_document
     room = min(config.max_new_tokens, max(1, context // 4))
-    prompt = list(prompt)[-(context - room) :]
+    prompt = _cut(model, prompt, context - room)
     choose = sampler(config)
     cache = model.new_cache(1, min(context, len(prompt) + config.max_new_tokens))
     logits_BV = model.step(torch.tensor([prompt]), cache)
@@ -70,13 +71,20 @@ def generate(model: Decoder, prompt: Sequence[int], config: SamplingConfig, end_
         logits_BV = model.step(torch.tensor([[token]]), cache)
 
 
+def _cut(model: Decoder, prompt: Sequence[int], length: int) -> list[int]:
+    """The end of a prompt, behind the trained vectors in front of it, whose ids are those beyond the vocabulary."""
+    virtual = list(itertools.takewhile(lambda token: token >= model.config.vocab_size, prompt))
+    room = max(1, length - len(virtual))
+    return [*virtual, *list(prompt)[len(virtual) :][-room:]]
+
+
 def generate_many(
     model: Decoder, prompts: Sequence[Sequence[int]], config: SamplingConfig, end_of_text_id: int, batch_size: int = 64
 ) -> list[list[int]]:
     """The ids that follow each prompt, in batches of like length; with temperature 0 as if each was alone."""
-    context = model.config.max_position_embeddings
+    context = model.longest_document
     room = min(config.max_new_tokens, max(1, context // 4))
-    cut = [list(prompt)[-(context - room) :] for prompt in prompts]
+    cut = [_cut(model, prompt, context - room) for prompt in prompts]
     order = sorted(range(len(cut)), key=lambda index: len(cut[index]))
     answers: list[list[int]] = [[] for _ in cut]
     for start in range(0, len(order), batch_size):
@@ -97,7 +105,7 @@ def _generate_batch(
     tokens_BT = torch.full((len(prompts), longest), end_of_text_id)
     for row, prompt in enumerate(prompts):
         tokens_BT[row, : len(prompt)] = torch.tensor(prompt)
-    max_tokens = min(model.config.max_position_embeddings, longest + config.max_new_tokens)
+    max_tokens = min(model.longest_document, longest + config.max_new_tokens)
     cache = model.new_cache(len(prompts), max_tokens)
     logits_BV = model.step(tokens_BT, cache, lengths_B)
     answers: list[list[int]] = [[] for _ in prompts]
