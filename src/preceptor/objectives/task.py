@@ -40,6 +40,8 @@ class Prepared:
     objective: TaskObjective
     owners: Sequence[int]
     """For each document of the objective the number of its example; a long text may be several documents."""
+    offsets: Sequence[int] = ()
+    """For each document that is a window of a text the token of the text with which it begins."""
     num_cut: int = 0
     """How many examples lost part of their text because it did not fit into the context."""
 
@@ -82,19 +84,21 @@ def prepare(
         if model_config.family == "encoder_decoder":
             pairs = [(_asked(each), each.answer) for each in said]
             start = model_config.decoder_start_token_id
-            sides = PairObjective(pairs, tokenizer, context_length, start_id=start)
+            sides = PairObjective(pairs, tokenizer, context_length, start_id=start, prefix_ids=prefix_ids)
             return Prepared(sides, range(len(pairs)))
-        return Prepared(InstructObjective(said, tokenizer, context_length), range(len(said)))
+        return Prepared(InstructObjective(said, tokenizer, context_length, prefix_ids=prefix_ids), range(len(said)))
     assert head is not None
-    framing = framing_of(tokenizer, model_config)
+    framing = framing_of(tokenizer, model_config, prefix_ids)
     room = context_length - len(prefix_ids)
     reader = _Reader(tokenizer, framing, head, room)
     documents: list[Labelled] = []
     owners: list[int] = []
+    offsets: list[int] = []
     for number, example in enumerate(examples.examples):
-        for document in reader.documents(example):
+        for offset, document in reader.documents(example):
             documents.append(document)
             owners.append(number)
+            offsets.append(offset)
     if not documents:
         raise DataError(
             f"none of the {len(examples.examples)} examples has a label that the model has learned",
@@ -102,7 +106,7 @@ def prepare(
         )
     kinds = {"classify": ClassifyObjective, "regress": RegressObjective, "tag": TagObjective, "answer": AnswerObjective}
     objective = kinds[examples.task](documents, HEAD, context_length, framing)
-    return Prepared(objective, owners, reader.num_cut)
+    return Prepared(objective, owners, offsets, reader.num_cut)
 
 
 def _conversation(example: AnyExample) -> Conversation:
@@ -130,29 +134,29 @@ class _Reader:
     room: int
     num_cut: int = 0
 
-    def documents(self, example: AnyExample) -> Iterator[Labelled]:
-        """The documents of an example; none where its label is not one of the head's."""
+    def documents(self, example: AnyExample) -> Iterator[tuple[int, Labelled]]:
+        """The documents of an example, and where in its text each begins; none where its label is not the head's."""
         if isinstance(example, ClassExample):
             yield from self._class(example)
         elif isinstance(example, NumberExample):
             text, second = self._texts(example.text, example.second)
-            yield with_class(self.framing, text, example.targets, second)
+            yield 0, with_class(self.framing, text, example.targets, second)
         elif isinstance(example, TaggedExample):
             yield from self._tagged(example)
         else:
             assert isinstance(example, AnswerExample)
             yield from self._windows(example)
 
-    def _class(self, example: ClassExample) -> Iterator[Labelled]:
+    def _class(self, example: ClassExample) -> Iterator[tuple[int, Labelled]]:
         if not set(example.labels) <= set(self.head.labels):
             return
         text, second = self._texts(example.text, example.second)
         numbers = label_numbers(self.head, example.labels)
         if self.head.multi_label:
             row = [float(number in numbers) for number in range(len(self.head.labels))]
-            yield with_class(self.framing, text, row, second)
+            yield 0, with_class(self.framing, text, row, second)
         else:
-            yield with_class(self.framing, text, numbers[0], second)
+            yield 0, with_class(self.framing, text, numbers[0], second)
 
     def _texts(self, text: str, second: str | None) -> tuple[list[int], list[int] | None]:
         """The tokens of a text, or of a pair, cut so that they fit; of a pair the longer side first."""
@@ -170,7 +174,7 @@ class _Reader:
             other[:longest] if len(other) > len(first) else other[:shorter]
         )
 
-    def _tagged(self, example: TaggedExample) -> Iterator[Labelled]:
+    def _tagged(self, example: TaggedExample) -> Iterator[tuple[int, Labelled]]:
         if not set(example.tags) <= set(self.head.labels):
             return
         words = word_tokens(self.tokenizer, example.words)
@@ -180,9 +184,9 @@ class _Reader:
             kept += 1
         self.num_cut += kept < len(words)
         if kept:
-            yield with_tags(self.framing, words[:kept], label_numbers(self.head, example.tags[:kept]))
+            yield 0, with_tags(self.framing, words[:kept], label_numbers(self.head, example.tags[:kept]))
 
-    def _windows(self, example: AnswerExample) -> Iterator[Labelled]:
+    def _windows(self, example: AnswerExample) -> Iterator[tuple[int, Labelled]]:
         question = self.tokenizer.encode(example.question)[: self.room // 2]
         ids, places = self.tokenizer.encode_with_places(example.context)
         width = self.room - 3 - len(question)
@@ -193,7 +197,7 @@ class _Reader:
             inside = found is not None and start <= found[0] and found[1] < end
             answer = (found[0] - start, found[1] - start) if inside and found is not None else None
             if end > start:
-                yield with_answer(self.framing, question, ids[start:end], answer)
+                yield start, with_answer(self.framing, question, ids[start:end], answer)
 
 
 def window_starts(length: int, width: int) -> list[int]:

@@ -4,13 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from preceptor.adapters.attach import load_adapter
 from preceptor.core.artifact import Store
 from preceptor.core.config import decode
 from preceptor.core.errors import ArtifactError, ConfigError
-from preceptor.models.interchange import load_decoder
+from preceptor.models.decoder import Decoder
+from preceptor.models.encoder_decoder import EncoderDecoder
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import RUN_FILE
+from preceptor.recipes.tuned import load_tuned
 from preceptor.serve.chat import Responder
 from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -28,9 +29,12 @@ def load_responder(
     if not out.is_dir():
         raise ArtifactError(f"{out} does not exist", remedy=f"train a model first: `preceptor run --out {out}`")
     checkpoint, adapter = newest_model(Store(out / "artifacts"))
-    model = load_decoder(checkpoint.path)
-    if with_adapter and adapter is not None:
-        load_adapter(model, adapter.path)
+    model = load_tuned(checkpoint.path, adapter.path if with_adapter and adapter is not None else None)
+    if not isinstance(model, Decoder | EncoderDecoder):
+        raise ArtifactError(
+            f"the model of {out} is of the family {model.config.family!r}, which does not write",
+            remedy="ask it with `preceptor predict`, or fine-tune a decoder or an encoder-decoder",
+        )
     sampling = _sampling(out)
     try:
         if temperature is not None:

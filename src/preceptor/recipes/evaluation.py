@@ -7,13 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from preceptor.adapters.low_rank import load_adapter
 from preceptor.core.artifact import Draft
 from preceptor.core.errors import output_errors
 from preceptor.core.interrupt import Stop
 from preceptor.core.seeds import derive
 from preceptor.data.corpus import Corpus
-from preceptor.data.examples import Example
+from preceptor.data.example_types import ExampleSet
+from preceptor.data.examples import conversations
 from preceptor.evaluate import verdict
 from preceptor.evaluate.memorisation import CONTINUATION_TOKENS, loss_gap, recite
 from preceptor.evaluate.metrics import accuracy, bits_per_byte, perplexity
@@ -25,6 +25,8 @@ from preceptor.models.decoder import Decoder
 from preceptor.models.interchange import load_decoder, load_model
 from preceptor.objectives.choice import objective_for
 from preceptor.recipes.run import Run
+from preceptor.recipes.task_evaluation import Asked, evaluate_task
+from preceptor.recipes.tuned import load_tuned
 from preceptor.serve.chat import Responder
 from preceptor.serve.generate import generate_many
 from preceptor.serve.sampling import SamplingConfig
@@ -37,16 +39,62 @@ _NUM_SAMPLES = 3
 _CONTINUED_CHARACTERS = 40
 
 
-def evaluate(*, run: Run, parents: Mapping[str, Path], held_out: Sequence[Example], draft: Draft, stop: Stop) -> None:
-    """Write evaluation.json into the draft: language modelling, rulers, memorisation, questions, samples."""
+def evaluate(
+    *,
+    run: Run,
+    parents: Mapping[str, Path],
+    examples: tuple[ExampleSet, ExampleSet] | None,
+    draft: Draft,
+    stop: Stop,
+) -> None:
+    """Write evaluation.json into the draft: language modelling, rulers, memorisation, the task, samples.
+
+    ``examples`` are those that a fine-tuned model has learned from, and those held out.
+    """
+    table = _of_documents(run, parents, stop) if "tokens" in parents else {}
+    stop.check()
+    if examples is not None:
+        table |= _of_task(run, parents, *examples, stop)
+    with output_errors(draft.path):
+        text = json.dumps(table, indent=2, ensure_ascii=False)
+        (draft.path / EVALUATION_FILE).write_text(text + "\n", encoding="utf-8")
+    if "language_model" in table:
+        draft.facts |= {"bits_per_byte": table["language_model"]["bits_per_byte"]["value"]}
+    if "task" in table:
+        first = table["task"]["scores"][0]
+        draft.facts |= {"task": table["task"]["task"], first["name"]: first["value"]}
+
+
+def _of_task(
+    run: Run, parents: Mapping[str, Path], train: ExampleSet, held_out: ExampleSet, stop: Stop
+) -> dict[str, Any]:
+    """How well the fine-tuned model does its task."""
+    tokenizer = Tokenizer.load(parents["checkpoint"])
+    if held_out.task == "instruct":
+        return {"question_answering": _question_answering(run, parents, tokenizer, held_out, stop)}
+    asked = Asked(
+        base=parents["checkpoint"],
+        tuned=parents["adapter"],
+        tokenizer=tokenizer,
+        train=train,
+        held_out=held_out,
+        context_length=run.finetuning.context_length,
+        max_new_tokens=run.evaluation.max_answer_tokens,
+        num_questions=run.evaluation.num_questions,
+        seed=run.seed,
+    )
+    return {"task": evaluate_task(asked, stop)}
+
+
+def _of_documents(run: Run, parents: Mapping[str, Path], stop: Stop) -> dict[str, Any]:
+    """How well the pre-trained model does what it was trained for."""
     tokenizer = Tokenizer.load(parents["tokenizer"])
     streams = {split: TokenStream.open(parents["tokens"], split, tokenizer) for split in ("train", "validation")}
     corpus = Corpus.load(parents["corpus"])
     context = run.evaluation.context_length or run.pretraining.context_length
     curve = json.loads((parents["checkpoint"] / "curve.json").read_text(encoding="utf-8"))
     if run.pretraining.objective.kind != "causal":
-        _write(_objective(run, parents["checkpoint"], streams, tokenizer, context, curve), draft)
-        return
+        return _objective(run, parents["checkpoint"], streams, tokenizer, context, curve)
     model = load_decoder(parents["checkpoint"])
     unseen = document_losses(model, streams["validation"], tokenizer.end_of_text_id, context)
     stop.check()
@@ -61,16 +109,7 @@ def evaluate(*, run: Run, parents: Mapping[str, Path], held_out: Sequence[Exampl
     table["memorisation"] = _memorisation(run, model, streams, tokenizer)
     stop.check()
     table["continuations"] = _continuations(run, model, tokenizer, corpus)
-    if held_out:
-        table["question_answering"] = _question_answering(run, model, tokenizer, parents["adapter"], held_out, stop)
-    _write(table, draft)
-    draft.facts |= {"bits_per_byte": table["language_model"]["bits_per_byte"]["value"]}
-
-
-def _write(table: Mapping[str, Any], draft: Draft) -> None:
-    with output_errors(draft.path):
-        text = json.dumps(table, indent=2, ensure_ascii=False)
-        (draft.path / EVALUATION_FILE).write_text(text + "\n", encoding="utf-8")
+    return table
 
 
 def _objective(
@@ -154,23 +193,25 @@ def _continuations(run: Run, model: Decoder, tokenizer: Tokenizer, corpus: Corpu
 
 
 def _question_answering(
-    run: Run, model: Decoder, tokenizer: Tokenizer, adapter: Path, held_out: Sequence[Example], stop: Stop
+    run: Run, parents: Mapping[str, Path], tokenizer: Tokenizer, held_out: ExampleSet, stop: Stop
 ) -> dict[str, Any]:
-    """The same questions asked of the base model and, with the adapter attached to it, of the fine-tuned one."""
-    order = sorted(held_out, key=lambda example: derive(run.seed, "asked", example.question))
+    """The same questions asked of the base model and of the fine-tuned one."""
+    order = sorted(conversations(held_out), key=lambda example: derive(run.seed, "asked", example.question))
     asked = order[: run.evaluation.num_questions]
-    responder = Responder(model, tokenizer, replace(_GREEDY, max_new_tokens=run.evaluation.max_answer_tokens))
-    before = answer_questions(asked, responder.answer_many_in_plain_text)
+    greedy = replace(_GREEDY, max_new_tokens=run.evaluation.max_answer_tokens)
+    base, knows_template = Responder(load_tuned(parents["checkpoint"]), tokenizer, greedy), "tokens" not in parents
+    ask = base.answer_many if knows_template else base.answer_many_in_plain_text
+    before = answer_questions(asked, ask)
     stop.check()
-    load_adapter(model, adapter)
-    after = answer_questions(asked, responder.answer_many)
+    tuned = Responder(load_tuned(parents["checkpoint"], parents["adapter"]), tokenizer, greedy)
+    after = answer_questions(asked, tuned.answer_many)
     samples = [
         {"question": example.question, "reference": example.answer, "before": first, "after": second}
         for example, first, second in zip(asked, before.answers, after.answers, strict=True)
     ]
     return {
         "questions": len(asked),
-        "held_out": len(held_out),
+        "held_out": len(held_out.examples),
         "before": before.facts(),
         "after": after.facts(),
         "improvement": improvement(before, after).facts(),

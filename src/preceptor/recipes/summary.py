@@ -32,7 +32,7 @@ def _judged(evaluation: dict[str, Any]) -> str:
     if "task" in evaluation:
         first = evaluation["task"]["scores"][0]
         beside = [f"{score['value']:.3f} {name}" for name, score in first["baselines"].items()]
-        return f"{first['name']} {first['score']['value']:.3f}" + (f" ({beside[0]})" if beside else "")
+        return f"{first['name']} {first['value']:.3f}" + (f" ({beside[0]})" if beside else "")
     if "objective" in evaluation:
         score = evaluation["objective"]
         figures = [f"{100 * each:.1f} %" for each in (score["accuracy"]["value"], score["chance"]["accuracy"])]
