@@ -13,7 +13,7 @@ from preceptor.core.errors import output_errors
 from preceptor.core.interrupt import Stop
 from preceptor.core.seeds import derive
 from preceptor.data.corpus import Corpus
-from preceptor.data.examples import Example
+from preceptor.data.example_types import Conversation
 from preceptor.evaluate import verdict
 from preceptor.evaluate.memorisation import CONTINUATION_TOKENS, loss_gap, recite
 from preceptor.evaluate.metrics import accuracy, bits_per_byte, perplexity
@@ -37,7 +37,9 @@ _NUM_SAMPLES = 3
 _CONTINUED_CHARACTERS = 40
 
 
-def evaluate(*, run: Run, parents: Mapping[str, Path], held_out: Sequence[Example], draft: Draft, stop: Stop) -> None:
+def evaluate(
+    *, run: Run, parents: Mapping[str, Path], held_out: Sequence[Conversation], draft: Draft, stop: Stop
+) -> None:
     """Write evaluation.json into the draft: language modelling, rulers, memorisation, questions, samples."""
     tokenizer = Tokenizer.load(parents["tokenizer"])
     streams = {split: TokenStream.open(parents["tokens"], split, tokenizer) for split in ("train", "validation")}
@@ -154,7 +156,7 @@ def _continuations(run: Run, model: Decoder, tokenizer: Tokenizer, corpus: Corpu
 
 
 def _question_answering(
-    run: Run, model: Decoder, tokenizer: Tokenizer, adapter: Path, held_out: Sequence[Example], stop: Stop
+    run: Run, model: Decoder, tokenizer: Tokenizer, adapter: Path, held_out: Sequence[Conversation], stop: Stop
 ) -> dict[str, Any]:
     """The same questions asked of the base model and, with the adapter attached to it, of the fine-tuned one."""
     order = sorted(held_out, key=lambda example: derive(run.seed, "asked", example.question))

@@ -138,7 +138,8 @@ def _named(run: Run) -> Iterator[tuple[str, str, Callable[[], object]]]:
         name = "" if set(each.path) & set("*?[") else each.path
         yield "pretraining.validation_sets", name, partial(_look_into, each, run)
     for each in run.finetuning.validation_sets if run.finetuning.examples else ():
-        yield "finetuning.validation_sets", each.path, partial(read_examples, Path(each.path))
+        look = partial(read_examples, Path(each.path), run.finetuning.task, run.finetuning.columns)
+        yield "finetuning.validation_sets", each.path, look
     for name in data.bias.groups:
         yield "data.bias.groups", name, partial(bias.read_lexicon, name)
     if data.bias.attributes:

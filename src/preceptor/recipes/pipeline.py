@@ -8,7 +8,8 @@ from preceptor.core.config import decode, encode
 from preceptor.core.errors import ConfigError, DataError
 from preceptor.core.seeds import derive
 from preceptor.data.corpus import Corpus, Workshop, build
-from preceptor.data.examples import Example, read_examples, split_examples
+from preceptor.data.example_types import Conversation
+from preceptor.data.examples import conversations, read_examples, split_examples
 from preceptor.data.mixture import Blending
 from preceptor.data.shards import SPLITS
 from preceptor.data.withdrawal import withdrawn
@@ -186,11 +187,14 @@ class Pipeline(Stages):
         Order.of(self.out, checkpoint)
         return checkpoint
 
-    def examples(self) -> tuple[list[Example], list[Example]]:
+    def examples(self) -> tuple[list[Conversation], list[Conversation]]:
         """The examples to train on and those held out."""
         config = self.run.finetuning
         named = config.examples
-        examples = list(python_docs.examples()) if named == "python-docs" else read_examples(Path(named))
+        if named == "python-docs":
+            examples = list(python_docs.examples())
+        else:
+            examples = conversations(read_examples(Path(named), config.task, config.columns))
         train, held_out = split_examples(examples, self.run.seed, config.held_out_fraction)
         if not train or not held_out:
             raise DataError(

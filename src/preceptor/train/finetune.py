@@ -11,7 +11,7 @@ from preceptor.adapters.adapter import trainable
 from preceptor.adapters.low_rank import attach, save_adapter
 from preceptor.core.artifact import Draft
 from preceptor.core.seeds import derive
-from preceptor.data.examples import Example
+from preceptor.data.example_types import Conversation
 from preceptor.models.interchange import load_decoder
 from preceptor.objectives.instruct import InstructObjective
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -30,8 +30,8 @@ def finetune(
     base: Path,
     base_id: str,
     config: FinetuningConfig,
-    train: Sequence[Example],
-    held_out: Sequence[Example],
+    train: Sequence[Conversation],
+    held_out: Sequence[Conversation],
     tokenizer: Tokenizer,
     draft: Draft,
     checkpoints: Path,

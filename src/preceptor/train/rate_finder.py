@@ -10,7 +10,7 @@ import torch
 from preceptor.adapters.low_rank import attach
 from preceptor.core.errors import ConfigError, TrainingError
 from preceptor.core.seeds import derive
-from preceptor.data.examples import Example
+from preceptor.data.example_types import Conversation
 from preceptor.data.mixture import Blending
 from preceptor.models.config import ModelConfig
 from preceptor.models.interchange import load_decoder
@@ -206,7 +206,7 @@ def finetuning_range_test(
     *,
     base: Path,
     config: FinetuningConfig,
-    train: Sequence[Example],
+    train: Sequence[Conversation],
     tokenizer: Tokenizer,
     seed: int,
     sweep: RateSweep,

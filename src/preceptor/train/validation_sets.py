@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from preceptor.core.errors import DataError
 from preceptor.core.progress import say
 from preceptor.core.seeds import KeyedPermutation, derive
-from preceptor.data.examples import read_examples
+from preceptor.data.examples import conversations, read_examples
 from preceptor.data.held_out import read_texts
 from preceptor.data.sources import Reader
 from preceptor.models.config import ModelConfig
@@ -85,7 +85,8 @@ def finetuning_sets(config: FinetuningConfig, tokenizer: Tokenizer, seed: int) -
     seed = derive(seed, "validation")
     sets = {}
     for each in config.validation_sets:
-        objective = InstructObjective(read_examples(Path(each.path)), tokenizer, config.context_length)
+        examples = conversations(read_examples(Path(each.path), config.task, config.columns))
+        objective = InstructObjective(examples, tokenizer, config.context_length)
         wanted = each.max_tokens or config.validation_tokens
         sets[each.name] = ValidationSet(
             objective, drawn_rows(objective.num_rows, wanted // config.context_length, derive(seed, "set", each.name))
