@@ -4,14 +4,16 @@ import json
 
 import pytest
 
-from preceptor.data.examples import Example
+from preceptor.data.example_types import Conversation
 from preceptor.evaluate.tasks import answer_questions, improvement
 
 EXAMPLES = [
-    Example("What does dedent do?", "Remove common leading whitespace.", "textwrap.dedent", "purpose"),
-    Example("Which module has dedent?", "textwrap", "textwrap.dedent", "module"),
-    Example("What does sqrt do?", "Return the square root.", "math.sqrt", "purpose"),
-    Example("Which module has sqrt?", "math", "math.sqrt", "module"),
+    Conversation.of(
+        "What does dedent do?", "Remove common leading whitespace.", group="textwrap.dedent", kind="purpose"
+    ),
+    Conversation.of("Which module has dedent?", "textwrap", group="textwrap.dedent", kind="module"),
+    Conversation.of("What does sqrt do?", "Return the square root.", group="math.sqrt", kind="purpose"),
+    Conversation.of("Which module has sqrt?", "math", group="math.sqrt", kind="module"),
 ]
 ANSWERS = {
     "What does dedent do?": "remove the whitespace",
@@ -42,7 +44,7 @@ def test_the_scores_by_hand():
 
 
 def test_questions_without_kinds_have_no_table_of_kinds():
-    plain = [Example("Q?", "A", "g")]
+    plain = [Conversation.of("Q?", "A", group="g")]
     assert answer_questions(plain, lambda questions: ["A"]).by_kind == {}
 
 

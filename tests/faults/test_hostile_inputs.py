@@ -14,7 +14,7 @@ from preceptor.core.seeds import KeyedPermutation
 from preceptor.data import augment, bias
 from preceptor.data.config import DataConfig
 from preceptor.data.corpus import Corpus, Workshop, build
-from preceptor.data.examples import read_examples
+from preceptor.data.examples import conversations, read_examples
 from preceptor.data.personal import PersonalConfig, Redactor
 from preceptor.data.rights import RightsConfig
 from preceptor.data.source_config import SourceConfig
@@ -47,9 +47,9 @@ def test_row_22_an_example_that_is_no_text_is_refused_with_its_line(tmp_path, li
 def test_row_22_a_byte_order_mark_at_the_front_and_an_escaped_nul_are_text(tmp_path):
     path = tmp_path / "examples.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD + b'\r\n{"question": "a\\u0000b", "answer": "a"}')
-    assert [example.question for example in read_examples(path)] == ["q", "a\0b"]
+    assert [example.question for example in conversations(read_examples(path))] == ["q", "a\0b"]
     path.write_bytes(b"\xef\xbb\xbf \n[" + GOOD + b"]")
-    assert [example.question for example in read_examples(path)] == ["q"]
+    assert [example.question for example in conversations(read_examples(path))] == ["q"]
 
 
 READ_EXAMPLES = """

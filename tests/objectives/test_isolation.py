@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor.data.examples import Example
+from preceptor.data.example_types import Conversation
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.encoder_config import EncoderConfig
 from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
@@ -102,7 +102,7 @@ def objective_of(kind, model, tokenizer):
     if kind == "pairs":
         return PairObjective(list(itertools.pairwise(texts)), tokenizer, CONTEXT, start_id=0)
     if kind == "instruct":
-        return InstructObjective([Example(text, text[::-1][:20], text) for text in texts], tokenizer, CONTEXT)
+        return InstructObjective([Conversation.of(text, text[::-1][:20]) for text in texts], tokenizer, CONTEXT)
     ids = [[*tokenizer.encode(text), tokenizer.end_of_text_id] for text in texts]
     offsets = np.cumsum([0, *map(len, ids)]).astype(np.int64)
     flat = np.array([token for each in ids for token in each], np.uint16)

@@ -128,3 +128,5 @@ class ExampleSet:
     """In which shape of the field they came, such as "alpaca" or "text/label"."""
     rejected: tuple[tuple[str, str], ...] = ()
     """Where a row stands that was refused, and why."""
+    notes: tuple[str, ...] = ()
+    """What was decided on the way, such as whether whole numbers are classes."""

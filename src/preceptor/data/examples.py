@@ -1,146 +1,264 @@
-"""Questions with answers: read from a file, and split so that nothing asked in training is asked in the evaluation."""
+"""Examples of a task: read from a file in the shapes people have, and split so that no group is on both sides."""
 
-import codecs
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Literal, TypeVar
 
-from preceptor.core.errors import DataError, EmptyDataError
+from preceptor.core.errors import ConfigError, DataError, EmptyDataError
 from preceptor.core.files import require_file
 from preceptor.core.seeds import derive
-from preceptor.core.units import human_bytes
-from preceptor.data.document import is_encodable
-from preceptor.data.record_files import STRICT_JSON
+from preceptor.data.example_fields import Fields, UnfitError
+from preceptor.data.example_labels import decide, in_order
+from preceptor.data.example_rows import Row, read_rows
+from preceptor.data.example_shapes import KNOWN, Labelled, Shape, accepted, shape_of, title_of
+from preceptor.data.example_summary import summary
+from preceptor.data.example_types import (
+    AnyExample,
+    ClassExample,
+    Conversation,
+    ExampleSet,
+    TaggedExample,
+    Task,
+    TaskExample,
+)
+from preceptor.data.records import REMEDIES, FlawError
 from preceptor.data.source_config import ReadLimits
 
-_SHAPES = (("question", "answer"), ("prompt", "completion"), ("instruction", "output"))
-_FRONT_BYTES = 4096
-_MAX_LIST_BYTES = 256 << 20
-"""A list of JSON can only be read whole, so that its length is bounded; lines are not."""
-_WANTED = " or ".join(" and ".join(pair) for pair in _SHAPES)
+__all__ = ["conversations", "example_set", "read_examples", "split_examples", "summary"]
+
+Of = TypeVar("Of", bound=TaskExample)
+_MAX_REJECTED_SHARE = 0.05
+_LOOK_ROWS = 1000
+"""After so many rows a file of which most are unfit is given up."""
+_COLUMNS_REMEDY = 'say which is which with finetuning.columns, as in finetuning.columns = {text = "review"}'
+_MEND = "mend or remove what is refused; at most 5 rows of 100 may be"
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A question, its answer, and the group that must stay on one side of a split."""
-
-    question: str
-    answer: str
-    group: str
-    kind: str = ""
-
-
-def split_examples(
-    examples: Iterable[Example], seed: int, held_out_fraction: float
-) -> tuple[list[Example], list[Example]]:
+def split_examples(examples: Iterable[Of], seed: int, held_out_fraction: float) -> tuple[list[Of], list[Of]]:
     """The examples to train on and those held out; a group is wholly on one side, decided by its name and the seed."""
-    sides: tuple[list[Example], list[Example]] = ([], [])
+    sides: tuple[list[Of], list[Of]] = ([], [])
     for example in examples:
         is_held_out = derive(seed, "held-out", example.group) < held_out_fraction * (1 << 63)
         sides[is_held_out].append(example)
     return sides
 
 
-def read_examples(path: Path, max_record_bytes: int = ReadLimits().max_record_bytes) -> list[Example]:
-    """The examples of a JSON or JSONL file, whose keys are one of three pairs that the field uses.
+def conversations(found: ExampleSet) -> list[Conversation]:
+    """The examples as conversations.
 
     Raises:
-        DataError: the file cannot be read, or a record is not such a pair or too long; names the file and the record.
-        EmptyDataError: there is no example.
+        DataError: they are of another task.
     """
-    try:
-        require_file(path)
-        with path.open("rb") as stream:
-            examples = [_Record(path, *each).example() for each in _records(path, stream, max_record_bytes)]
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+    said = [each for each in found.examples if isinstance(each, Conversation)]
+    if len(said) != len(found.examples):
         raise DataError(
-            f"cannot be read: {reason}", file=path, remedy="name a file of JSON lines with the keys question and answer"
-        ) from error
-    if not examples:
-        raise EmptyDataError("holds no example", file=path, remedy="add records with the keys question and answer")
-    return examples
+            f"the examples are {found.shape}, for the task {found.task}; here questions with answers are needed",
+            remedy="name a file with questions and answers, or with messages",
+        )
+    return said
 
 
-def _records(path: Path, stream: BinaryIO, limit: int) -> Iterator[tuple[int | None, int | None, object]]:
-    """Line number, or number in the list, and the record of each example."""
-    is_list = stream.read(_FRONT_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-    stream.seek(0)
-    if is_list:
-        # A text that starts so can only be parsed to a list.
-        text = _text(path, stream.read(_MAX_LIST_BYTES + 1), 1, _MAX_LIST_BYTES)
-        records = cast(list[object], _parsed(path, text, None))
-        yield from ((None, number, record) for number, record in enumerate(records, 1))
-        return
-    for number in itertools.count(1):
-        line = stream.readline(limit + 1)
-        if not line:
-            return
-        if text := _text(path, line, number, limit).strip():
-            yield number, None, _parsed(path, text, number)
+def read_examples(
+    path: Path,
+    task: Task | Literal["auto"] = "auto",
+    columns: Mapping[str, str] = {},
+    max_record_bytes: int = ReadLimits().max_record_bytes,
+) -> ExampleSet:
+    """The examples of a file, in the shape that its columns tell; rows that are none are counted with the reason.
 
+    ``columns`` maps our names of columns to those of the file, where they differ; a name such as ``translation.de``
+    is a member of an object.
 
-def _text(path: Path, raw: bytes, line: int, limit: int) -> str:
-    """The text of a line, or of a file that begins at line 1."""
-    if len(raw) > limit:
-        message = f"longer than {human_bytes(limit)}"
-        raise DataError(
-            message, file=path, line=line, remedy="write one JSON object on each line; mend or remove this one"
+    Raises:
+        DataError: the file cannot be read, its columns are not known, more than 5 % of its rows are no examples, or
+            they are of several shapes; names the file and the place.
+        EmptyDataError: there is no example.
+        ConfigError: ``columns`` maps a name that we do not know.
+    """
+    if unknown := sorted(set(columns) - set(KNOWN)):
+        raise ConfigError(
+            f"finetuning.columns maps {unknown[0]!r}, which is no name of ours",
+            path="finetuning.columns",
+            remedy=f"write our name on the left and the file's on the right; ours are {', '.join(KNOWN)}",
         )
     try:
-        return raw.decode("utf-8-sig" if line == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        line += raw.count(b"\n", 0, error.start)
-        place = error.start - raw.rfind(b"\n", 0, error.start) - 1
-        message = f"byte {raw[error.start]:#04x} at {place} of the line is not UTF-8"
-        raise DataError(message, file=path, line=line, remedy="convert the file to UTF-8") from error
+        require_file(path)
+        reading = _Reading(path, task, columns)
+        for row in read_rows(path, ReadLimits(max_record_bytes=max_record_bytes)):
+            reading.take(row)
+    except FlawError as error:
+        flaw = error.flaw
+        remedy = REMEDIES.get(flaw.rule, "write the file again")
+        raise DataError(flaw.message, file=path, line=flaw.line, remedy=remedy) from error
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror or error}", file=path, remedy="name a file of examples that can be read"
+        ) from error
+    return reading.finish()
 
 
-def _parsed(path: Path, text: str, line: int | None) -> object:
-    try:
-        return STRICT_JSON.decode(text)
-    except (ValueError, RecursionError) as error:
-        line = line if line is not None else getattr(error, "lineno", None)
-        remedy = "write one JSON object on each line, or one list of them; mend or remove this record"
-        raise DataError(f"broken JSON: {error}", file=path, line=line, remedy=remedy) from error
+def example_set(examples: Sequence[AnyExample], task: Task, shape: str) -> ExampleSet:
+    """Examples that were made, as a set of their task."""
+    return ExampleSet(task=task, examples=examples, labels=_labels_of(examples), shape=shape)
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """A record of a file of examples, and where it stands."""
+def _labels_of(examples: Sequence[AnyExample]) -> tuple[str, ...]:
+    labels: set[str] = set()
+    for example in examples:
+        if isinstance(example, ClassExample):
+            labels.update(example.labels)
+        elif isinstance(example, TaggedExample):
+            labels.update(example.tags)
+    return in_order(labels)
 
-    path: Path
-    line: int | None
-    number: int | None
-    content: object
 
-    def example(self) -> Example:
-        if not isinstance(self.content, Mapping):
-            raise self._error(f"expected an object with the keys {_WANTED}; found {type(self.content).__name__}")
-        record = self.content
-        for question, answer in _SHAPES:
-            if question in record and answer in record:
-                asked, said = self._text(question), self._text(answer)
-                if isinstance(more := record.get("input"), str) and more.strip():
-                    asked = f"{asked}\n{self._encodable(more)}"
-                group = record.get("group")
-                return Example(asked, said, asked if group is None else self._encodable(str(group)))
-        found = ", ".join(map(str, record)) or "none"
-        raise self._error(f"expected an object with the keys {_WANTED}; found the keys {found}")
+class _Reading:
+    """What was read of a file so far."""
 
-    def _text(self, key: str) -> str:
-        value = self.content[key] if isinstance(self.content, Mapping) else None
-        if not isinstance(value, str) or not value.strip():
-            raise self._error(f"{key} must be text that is not empty")
-        return self._encodable(value)
+    def __init__(self, path: Path, task: str, columns: Mapping[str, str]) -> None:
+        self._path = path
+        self._task = task
+        self._columns = columns
+        self._made: list[AnyExample | Labelled] = []
+        self._rejected: list[tuple[Row, str]] = []
+        self._shape: Shape | None = None
+        self._names: tuple[str, ...] = ()
+        self._first = ""
+        self._odd: Fields | None = None
+        """The first row whose columns are of no shape."""
 
-    def _encodable(self, value: str) -> str:
-        if not is_encodable(value):
-            raise self._error("half of a surrogate pair, which is no text")
-        return value
+    def take(self, row: Row) -> None:
+        """Make an example of a row, or count it as rejected."""
+        try:
+            self._made.append(self._example(row))
+        except UnfitError as error:
+            self._rejected.append((row, str(error)))
+        taken = len(self._made) + len(self._rejected)
+        if len(self._rejected) * 2 > taken >= _LOOK_ROWS:
+            self._require_few(len(self._rejected), taken)
 
-    def _error(self, message: str) -> DataError:
-        front = f"record {self.number}: " if self.number is not None else ""
-        return DataError(front + message, file=self.path, line=self.line, remedy="mend, rename or remove it")
+    def _example(self, row: Row) -> AnyExample | Labelled:
+        if row.flaw:
+            raise UnfitError(row.flaw)
+        if not isinstance(row.columns, Mapping):
+            raise UnfitError(f"expected an object with its columns; found {type(row.columns).__name__}")
+        fields = Fields(self._renamed(row.columns), f"{self._path.name}, {row.place}")
+        if self._shape is None or (names := self._shape.found(fields)) is None:
+            if (found := shape_of(fields, self._task)) is None:
+                self._odd = self._odd or fields
+                raise UnfitError(self._lacking(fields))
+            if self._shape is not None:
+                self._refuse_mixed(row, title_of(found[1]))
+            self._shape, self._names, self._first = *found, row.place
+            names = self._names
+        return self._shape.make(fields, names)
+
+    def _renamed(self, columns: Mapping[str, object]) -> dict[str, object]:
+        """The columns that hold something, by our names."""
+        found = {name: value for name, value in columns.items() if value is not None}
+        taken = {ours: _member(found, theirs) for ours, theirs in self._columns.items()}
+        mapped = {ours: value for ours, value in taken.items() if value is not None}
+        for theirs in set(self._columns.values()):
+            found.pop(theirs if theirs in found else theirs.partition(".")[0], None)
+        # A column of the file that has by chance the name that another is mapped to is not that column.
+        return {name: value for name, value in found.items() if name not in self._columns} | mapped
+
+    def _lacking(self, row: Fields) -> str:
+        names = ", ".join(name[:60] for name in row.names[:30]) or "none"
+        if self._shape is None:
+            return f"found the columns {names}, which are of no shape that is known"
+        return f"found the columns {names}, where {title_of(self._names)} was expected"
+
+    def _refuse_mixed(self, row: Row, other: str) -> None:
+        raise DataError(
+            f"{self._first} is {title_of(self._names)}, and {row.place} is {other}: a file has one shape",
+            file=self._path,
+            line=row.line,
+            remedy="put each shape into a file of its own, and train on one after the other",
+        )
+
+    def finish(self) -> ExampleSet:
+        """All examples as one set."""
+        total = len(self._made) + len(self._rejected)
+        if not total:
+            raise EmptyDataError(
+                "holds no example", file=self._path, remedy="add rows with the columns question and answer, say"
+            )
+        if self._shape is None and self._odd is not None:
+            self._refuse_columns(self._odd)
+        self._require_few(len(self._rejected), total)
+        rejected = [(row.place, reason) for row, reason in self._rejected]
+        labelled = [each for each in self._made if isinstance(each, Labelled)]
+        if not labelled or self._shape is None:
+            examples = [each for each in self._made if not isinstance(each, Labelled)]
+            task: Task = self._named_task()
+            return self._set(examples, task, rejected)
+        decided = decide(labelled, self._task)
+        front = f"{self._path.name}, "
+        more = [(place.removeprefix(front), reason) for place, reason in decided.rejected]
+        if len(rejected) + len(more) > _MAX_REJECTED_SHARE * total:
+            self._refuse(more[0][0], more[0][1], len(rejected) + len(more), total)
+        rejected = sorted([*rejected, *more], key=lambda each: [int(number) for number in re.findall(r"\d+", each[0])])
+        return self._set(decided.examples, decided.task, rejected, decided.multi_label, decided.notes)
+
+    def _named_task(self) -> Task:
+        assert self._shape is not None
+        return next(each for each in self._shape.tasks if self._task in ("auto", each))
+
+    def _set(
+        self,
+        examples: Sequence[AnyExample],
+        task: Task,
+        rejected: Sequence[tuple[str, str]],
+        multi_label: bool = False,
+        notes: tuple[str, ...] = (),
+    ) -> ExampleSet:
+        return ExampleSet(
+            task=task,
+            examples=examples,
+            labels=_labels_of(examples),
+            multi_label=multi_label,
+            shape=title_of(self._names),
+            rejected=tuple(rejected),
+            notes=notes,
+        )
+
+    def _require_few(self, num_rejected: int, total: int) -> None:
+        """Refuse a file of which too many rows are no examples."""
+        if num_rejected <= _MAX_REJECTED_SHARE * total:
+            return
+        if self._shape is None and self._odd is not None:
+            self._refuse_columns(self._odd)
+        row, reason = self._rejected[0]
+        self._refuse(row.place, reason, num_rejected, total, row.line)
+
+    def _refuse(self, place: str, reason: str, num_rejected: int, total: int, line: int | None = None) -> None:
+        front = "" if line is not None else f"{place}: "
+        raise DataError(
+            f"{front}{reason}; {num_rejected:,} of {total:,} rows cannot be used",
+            file=self._path,
+            line=line,
+            remedy="convert the file to UTF-8" if "not UTF-8" in reason else _MEND,
+        )
+
+    def _refuse_columns(self, row: Fields) -> None:
+        names = ", ".join(name[:60] for name in row.names[:30]) or "none"
+        of_task = "" if self._task == "auto" else f" for the task {self._task}"
+        other = shape_of(row, "auto")
+        said = f"; they are {title_of(other[1])}, for the task {' or '.join(other[0].tasks)}" if other else ""
+        raise DataError(
+            f"{row.place.removeprefix(self._path.name + ', ')}: found the columns {names}{said}; "
+            f"expected{of_task} one of{accepted(self._task)}",
+            file=self._path,
+            remedy=_COLUMNS_REMEDY + (", or choose another finetuning.task" if other else ""),
+        )
+
+
+def _member(columns: Mapping[str, object], name: str) -> object:
+    """What a column holds, or a member of an object that a column holds."""
+    if name in columns:
+        return columns[name]
+    front, _, rest = name.partition(".")
+    inner = columns.get(front)
+    return _member(inner, rest) if rest and isinstance(inner, Mapping) else None

@@ -52,7 +52,7 @@ def missing_field(config: SourceConfig, names: Sequence[object]) -> str:
     return f"no text in the field {config.text_field!r}; the fields are {found}"
 
 
-class _RefusedError(ValueError):
+class RefusedError(ValueError):
     """What other readers take for JSON, each in its own way."""
 
 
@@ -62,12 +62,12 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _RefusedError(f"the name {twice[:100]!r} stands twice in one object")
+        raise RefusedError(f"the name {twice[:100]!r} stands twice in one object")
     return found
 
 
 def _no_number(name: str) -> object:
-    raise _RefusedError(f"{name} is not JSON")
+    raise RefusedError(f"{name} is not JSON")
 
 
 _LENIENT = json.JSONDecoder()
@@ -88,7 +88,7 @@ def read_jsonl(piece: Piece, config: SourceConfig, limits: ReadLimits) -> Iterat
                 number += 1
                 left -= len(line) if left > 0 else 0
                 if len(line) > limits.max_record_bytes:
-                    skipped = _skip_line(stream, line, limits)
+                    skipped = skip_line(stream, line, limits)
                     left -= skipped if left > 0 else 0
                     yield Flaw("record-too-long", f"longer than {human_bytes(limits.max_record_bytes)}", number)
                 elif not line.isspace():
@@ -99,7 +99,7 @@ def read_jsonl(piece: Piece, config: SourceConfig, limits: ReadLimits) -> Iterat
             yield Flaw("changed", f"cut short by {human_bytes(left)} since the reading of the sources began", number)
 
 
-def _skip_line(stream: IO[bytes], line: bytes, limits: ReadLimits) -> int:
+def skip_line(stream: IO[bytes], line: bytes, limits: ReadLimits) -> int:
     """The number of bytes to the end of a line whose first part was read, which are passed over."""
     num_bytes = 0
     while line and not line.endswith(b"\n"):
@@ -124,8 +124,8 @@ def read_json(piece: Piece, config: SourceConfig, limits: ReadLimits) -> Iterato
     number = 0
     with open_file(Path(piece.path), limits) as stream:
         try:
-            for number, found in enumerate(_values(stream, limits), start=1):
-                if isinstance(found, _RefusedError):
+            for number, found in enumerate(json_values(stream, limits), start=1):
+                if isinstance(found, RefusedError):
                     yield Flaw("broken-json", f"row {number}: broken JSON: {found}", row=number)
                 else:
                     yield record_from(found, config, limits, number, is_row=True)
@@ -133,11 +133,11 @@ def read_json(piece: Piece, config: SourceConfig, limits: ReadLimits) -> Iterato
             yield Flaw(error.flaw.rule, f"after record {number}: {error.flaw.message}", row=number + 1)
 
 
-def _values(stream: IO[bytes], limits: ReadLimits) -> Iterator[object]:
+def json_values(stream: IO[bytes], limits: ReadLimits, *, refuses_more: bool = False) -> Iterator[object]:
     """The members of a list, or the values that stand one after the other; for one that is refused, the reason.
 
     Raises:
-        FlawError: what follows is no JSON, or one value is too long.
+        FlawError: what follows is no JSON, or one value is too long; where asked for, that anything follows a list.
     """
     text = _Text(stream)
     place = _after_space(text, 0)
@@ -145,6 +145,8 @@ def _values(stream: IO[bytes], limits: ReadLimits) -> Iterator[object]:
     place += is_list
     while (place := _after_space(text, place)) < len(text.buffer):
         if is_list and text.buffer[place] == "]":
+            if refuses_more and _after_space(text, place + 1) < len(text.buffer):
+                raise FlawError(Flaw("broken-json", "broken JSON: something stands behind the end of the list"))
             return
         if is_list and text.buffer[place] == ",":
             place += 1
@@ -173,7 +175,7 @@ def _decode(text: str, place: int) -> tuple[object, int]:
     """The value that starts at a place, or why it is refused, and where it ends."""
     try:
         return STRICT_JSON.raw_decode(text, place)
-    except _RefusedError as error:
+    except RefusedError as error:
         return error, _LENIENT.raw_decode(text, place)[1]
 
 
@@ -210,7 +212,7 @@ def _after_space(text: _Text, place: int) -> int:
         text.more(_BLOCK_BYTES)
 
 
-class _Lines:
+class CsvLines:
     """The lines of a stream for the reader of CSV; bytes that are no UTF-8 become halves of surrogate pairs."""
 
     def __init__(self, stream: IO[bytes], limits: ReadLimits) -> None:
@@ -227,7 +229,7 @@ class _Lines:
             raise StopIteration
         self.number += 1
         if len(line) > self._limits.max_record_bytes:
-            _skip_line(self._stream, line, self._limits)
+            skip_line(self._stream, line, self._limits)
             raise csv.Error(f"longer than {human_bytes(self._limits.max_record_bytes)}")
         return line.decode("utf-8-sig" if self.number == 1 else "utf-8", "surrogateescape")
 
@@ -237,14 +239,14 @@ def read_csv(piece: Piece, config: SourceConfig, limits: ReadLimits) -> Iterator
     # This limit belongs to the process; each file sets it anew, since the reader knows no other way.
     csv.field_size_limit(limits.max_record_bytes)
     with open_file(Path(piece.path), limits) as stream:
-        lines = _Lines(stream, limits)
+        lines = CsvLines(stream, limits)
         try:
             yield from _csv_rows(lines, "\t" if piece.format == "tsv" else ",", config, limits)
         except FlawError as error:
             yield Flaw(error.flaw.rule, error.flaw.message, lines.number + 1)
 
 
-def _csv_rows(lines: _Lines, delimiter: str, config: SourceConfig, limits: ReadLimits) -> Iterator[Record | Flaw]:
+def _csv_rows(lines: CsvLines, delimiter: str, config: SourceConfig, limits: ReadLimits) -> Iterator[Record | Flaw]:
     try:
         head = next(lines, "")
         # A sheet saved where the comma is a decimal point has semicolons.
@@ -292,7 +294,7 @@ def read_parquet(piece: Piece, config: SourceConfig, limits: ReadLimits) -> Iter
                 return
             wanted = [name for name in names if name in wanted_fields(config)]
             for group in range(piece.start, piece.stop or table.num_row_groups):
-                flaw, num_rows = _batch_rows(table.metadata.row_group(group), set(wanted), limits)
+                flaw, num_rows = batch_rows(table.metadata.row_group(group), set(wanted), limits)
                 if flaw is not None:
                     yield flaw
                     number += table.metadata.row_group(group).num_rows
@@ -306,7 +308,7 @@ def read_parquet(piece: Piece, config: SourceConfig, limits: ReadLimits) -> Iter
         yield Flaw("broken-parquet", f"after row {number}: {error}", row=number + 1 if number else None)
 
 
-def _batch_rows(group: Any, wanted: set[str], limits: ReadLimits) -> tuple[Flaw | None, int]:
+def batch_rows(group: Any, wanted: set[str], limits: ReadLimits) -> tuple[Flaw | None, int]:
     """Why a row group is refused, if it is, and how many of its rows are read at once."""
     columns = [group.column(place) for place in range(group.num_columns)]
     columns = [column for column in columns if column.path_in_schema.split(".")[0] in wanted]

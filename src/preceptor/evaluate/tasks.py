@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from preceptor.data.examples import Example
+from preceptor.data.example_types import Conversation
 from preceptor.evaluate.metrics import Score, exact_match, mean_score, paired_difference, share_score, token_f1
 
 
@@ -30,7 +30,7 @@ class Answered:
 
 
 def answer_questions(
-    examples: Sequence[Example], answer_many: Callable[[Sequence[str]], list[str]], seed: int = 0
+    examples: Sequence[Conversation], answer_many: Callable[[Sequence[str]], list[str]], seed: int = 0
 ) -> Answered:
     """The scores of what ``answer_many`` says to the questions, beside the answers they should have."""
     answers = answer_many([example.question for example in examples])

@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from preceptor.core.errors import DataError
-from preceptor.data.examples import Example
+from preceptor.data.example_types import Conversation
 from preceptor.objectives.batch import Batch, LossSum
 from preceptor.objectives.causal import language_model_loss
 from preceptor.objectives.packing import collate_rows, plan_rows
@@ -23,7 +23,7 @@ class InstructObjective:
         DataError: no example fits, so nothing would be learned.
     """
 
-    def __init__(self, examples: Sequence[Example], tokenizer: Tokenizer, context_length: int) -> None:
+    def __init__(self, examples: Sequence[Conversation], tokenizer: Tokenizer, context_length: int) -> None:
         tokens: list[int] = []
         supervised: list[bool] = []
         offsets = [0]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from preceptor.core.errors import EmptyDataError
 from preceptor.data.document import Document, Rejected
-from preceptor.data.examples import Example
+from preceptor.data.example_types import Conversation
 from preceptor.data.sources import SourceConfig
 from preceptor.data.spdx import normalise_licence
 
@@ -192,7 +192,7 @@ class _Fact:
         return self.name.rpartition(".")[2]
 
 
-def examples() -> Iterator[Example]:
+def examples() -> Iterator[Conversation]:
     """Questions about the functions and classes of the library, with short answers.
 
     What does it do, and which module has it. What has the same answer or the same name is one group, wherever it
@@ -211,10 +211,11 @@ def examples() -> Iterator[Example]:
     groups = _groups(facts)
     for fact in facts:
         question = f"What is `{fact.name}`?" if fact.is_class else f"What does `{fact.name}` do?"
-        yield Example(question, fact.sentence, groups[fact.name], "what")
+        yield Conversation.of(question, fact.sentence, group=groups[fact.name], kind="what")
         if owners[fact.short] == 1:
             module = fact.name.rpartition(".")[0]
-            yield Example(f"Which module has `{fact.short}`?", module, groups[fact.name], "where")
+            asked = f"Which module has `{fact.short}`?"
+            yield Conversation.of(asked, module, group=groups[fact.name], kind="where")
 
 
 def first_sentence(docstring: str, name: str) -> str:
