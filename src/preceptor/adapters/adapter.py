@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from preceptor.nn.normal_float import NormalFloatLinear
+
 
 def freeze(model: nn.Module) -> None:
     """Stop every weight of a model from training."""
@@ -19,9 +21,10 @@ def train_heads(model: nn.Module) -> None:
 
 
 def trainable(model: nn.Module) -> tuple[int, int]:
-    """How many parameters train, and how many there are."""
+    """How many parameters train, and how many there are; those in 4 bits count like any other."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    in_4_bits = sum(module.num_weights for module in model.modules() if isinstance(module, NormalFloatLinear))
+    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes) + in_4_bits
 
 
 def named_linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, nn.Linear]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from preceptor.adapters.adapter import freeze, named_linears
 from preceptor.adapters.adapter_config import AdapterConfig
+from preceptor.adapters.quantised import dequantised
 from preceptor.core.errors import ArtifactError, ConfigError, output_errors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -72,7 +73,11 @@ def attach(model: nn.Module, config: AdapterConfig, generator: torch.Generator |
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """The model with every adapter folded into its base layer, in place."""
+    """The model with every adapter folded into its base layer, in place; a base in 4 bits comes back whole.
+
+    Nothing is rounded to 4 bits again, so that the result says what the model said in training.
+    """
+    dequantised(model)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, LowRankLinear):

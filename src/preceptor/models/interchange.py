@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from preceptor.core.errors import ArtifactError, output_errors
+from preceptor.core.errors import ArtifactError, ConfigError, output_errors
 from preceptor.models import (
     decoder_architectures,
     encoder_architectures,
@@ -22,6 +22,7 @@ from preceptor.models.architecture import Architecture
 from preceptor.models.decoder import Decoder
 from preceptor.models.heads import HeadConfig, attach_head
 from preceptor.models.language_model import LanguageModel
+from preceptor.nn.normal_float import NormalFloatLinear
 
 if TYPE_CHECKING:
     from preceptor.models.gguf import GgufModel
@@ -97,7 +98,17 @@ def save_model(
     dtype: torch.dtype = torch.float32,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write config.json, generation_config.json and the weights into an existing folder."""
+    """Write config.json, generation_config.json and the weights into an existing folder.
+
+    Raises:
+        ConfigError: weights are kept in 4 bits, which these files have no place for.
+        OutputError: the folder cannot be written.
+    """
+    if any(isinstance(module, NormalFloatLinear) for module in model.modules()):
+        raise ConfigError(
+            "a model whose weights are in 4 bits is not saved as it is, for it would not be what was loaded",
+            remedy="save its adapter, or merge the adapter, which gives a model in full precision",
+        )
     table = to_config_json(model.config, end_of_text_id) | {"dtype": str(dtype).removeprefix("torch.")}
     state = to_their_tensors(architecture_of(model.config), model.config, _without_heads(model.state_dict()))
     with output_errors(folder):

@@ -159,6 +159,13 @@ class FinetuningConfig(TrainingConfig):
         TrainingConfig.__post_init__(self)
         if not 0 < self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction must be between 0 and 1, got {self.held_out_fraction}")
+        if self.quantise != "none" and self.adapter.kind == "full":
+            raise ValueError(
+                'weights in 4 bits cannot train: leave quantise = "none" with adapter.kind = "full", or choose lora, '
+                "prefix or prompt"
+            )
+        if self.quantise != "none" and self.adapter.start == "pissa":
+            raise ValueError('pissa changes the weights of the base, which 4 bits cannot hold: choose start = "random"')
 
 
 def require_context(model_config: ModelConfig, context_length: int) -> None:
