@@ -45,8 +45,8 @@ def ours(arguments: argparse.Namespace, method: str) -> dict[str, Any]:
         "finetuning.schedule.warmup_steps=0",
         f"finetuning.quantise={'nf4' if method == 'qlora' else 'none'}",
     ]
-    with tempfile.TemporaryDirectory() as folder, Stop() as stop:
-        pipeline = Pipeline(load_run("instruct", words), Path(folder), stop)
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = Pipeline(load_run("instruct", words), Path(folder), Stop())
         adapter = pipeline.adapter()
         assert adapter is not None
         (metrics,) = (Path(folder) / "metrics").glob("finetune-????????????.jsonl")

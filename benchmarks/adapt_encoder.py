@@ -45,8 +45,8 @@ def ours(arguments: argparse.Namespace, method: str) -> dict[str, Any]:
         "finetuning.validation_every_steps=1000",
         "finetuning.checkpoint_every_steps=1000",
     ]
-    with tempfile.TemporaryDirectory() as folder, Stop() as stop:
-        pipeline = Pipeline(load_run("classify", words), Path(folder), stop)
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = Pipeline(load_run("classify", words), Path(folder), Stop())
         pipeline.evaluation()
         made = {row.stage: row for row in pipeline.rows}
         scores = json.loads(made["evaluate"].artifact.file("evaluation.json").read_text(encoding="utf-8"))

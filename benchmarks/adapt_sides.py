@@ -32,7 +32,7 @@ def _adapted(model: Any, method: str) -> Any:
 
     if method == "full":
         return model
-    kinds = {
+    kinds: dict[str, Any] = {
         "lora": lambda: peft.LoraConfig(
             task_type="SEQ_CLS",
             r=RANK,
@@ -56,8 +56,8 @@ def classify(base: Path, data: Path, method: str, epochs: int, batch_size: int) 
 
     transformers.set_seed(0)
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
-    model = _adapted(model, method)
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    model = _adapted(plain, method)
     names = ["negative", "positive"]
 
     def encoded(path: Path) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def classify(base: Path, data: Path, method: str, epochs: int, batch_size: int) 
         with measure(FootprintConfig()) as meter:
             trainer.train()
             cost = meter.read()
-        said = trainer.predict(test).predictions
+        said = trainer.predict(test).predictions  # type: ignore[arg-type]
     scores = said[0] if isinstance(said, tuple) else said
     right = np.asarray(scores).argmax(axis=1) == np.array([row["labels"] for row in test])
     trained, total = _parameters(model)
@@ -120,8 +120,9 @@ def instruct(base: Path, data: Path, method: str, steps: int, tokens_per_step: i
 
     transformers.set_seed(0)
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    model: Any
     if method == "qlora":
-        quantised = transformers.BitsAndBytesConfig(
+        quantised: Any = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,

@@ -88,9 +88,7 @@ def evaluate_task(asked: Asked, stop: Stop) -> dict[str, Any]:
 
 def _read(asked: Asked, model: LanguageModel) -> Prepared:
     head = cast(HeadConfig, model.heads[HEAD].config)
-    return prepare(
-        asked.held_out, head, asked.tokenizer, model.config, asked.context_length, virtual_ids(model)
-    )
+    return prepare(asked.held_out, head, asked.tokenizer, model.config, asked.context_length, virtual_ids(model))
 
 
 def _spread(prepared: Prepared, said: Sequence[Any], count: int) -> list[Any]:
@@ -145,9 +143,7 @@ def _tags(asked: Asked, model: LanguageModel) -> _Found:
     learned = cast(Sequence[TaggedExample], asked.train.examples)
     usual = commonest_tags([e.words for e in learned], [e.tags for e in learned], [e.words for e in examples])
     # Words beyond the context have no tag of the model's; the commonest of training stands in for it.
-    told = [
-        None if said is None else [*said, *common[len(said) :]] for said, common in zip(tags, usual, strict=True)
-    ]
+    told = [None if said is None else [*said, *common[len(said) :]] for said, common in zip(tags, usual, strict=True)]
     references = [each.tags for each in examples]
     scores = tagging_scores(references, told, asked.seed, baselines={"the word's commonest tag": usual})
     wanted = [(" ".join(each.words), " ".join(each.tags)) for each in examples]

@@ -1,11 +1,15 @@
 """A base model as its fine-tuning left it: with an adapter, or with all its weights trained."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from preceptor.adapters.attach import load_adapter
-from preceptor.core.errors import ArtifactError
+from preceptor.adapters.quantised import quantise
+from preceptor.core.config import decode
+from preceptor.core.errors import ArtifactError, ConfigError
+from preceptor.data.example_types import Task
 from preceptor.models.interchange import load_model
 from preceptor.models.language_model import LanguageModel
 from preceptor.recipes.folder import MODEL_CONFIG_FILE
@@ -13,8 +17,22 @@ from preceptor.recipes.folder import MODEL_CONFIG_FILE
 TASK_FILE = "task.json"
 
 
+@dataclass(frozen=True, slots=True)
+class LearnedTask:
+    """The task that a fine-tuned model has learned, and how."""
+
+    task: Task
+    labels: tuple[str, ...]
+    multi_label: bool
+    context_length: int
+    quantise: Literal["none", "nf4"]
+    """In which numbers the base was that an adapter was trained on, and belongs to."""
+
+
 def load_tuned(base: Path, tuned: Path | None = None) -> LanguageModel:
     """The model in the folder ``base`` with what the folder ``tuned`` holds of its fine-tuning, in evaluation mode.
+
+    A base that was kept in 4 bits while its adapter was trained is so here too.
 
     Raises:
         ArtifactError: a folder holds nothing that can be read, or the adapter is for another model.
@@ -22,20 +40,23 @@ def load_tuned(base: Path, tuned: Path | None = None) -> LanguageModel:
     if tuned is not None and (tuned / MODEL_CONFIG_FILE).is_file():
         return load_model(tuned)
     model = load_model(base)
-    return model if tuned is None else load_adapter(model, tuned).eval()
+    if tuned is None:
+        return model
+    if (tuned / TASK_FILE).is_file() and task_of(tuned).quantise != "none":
+        quantise(model)
+    return load_adapter(model, tuned).eval()
 
 
-def task_of(tuned: Path) -> dict[str, Any]:
-    """The task that a fine-tuned model has learned: its name, its labels, and whether a text may have several.
+def task_of(tuned: Path) -> LearnedTask:
+    """The task that the model in the folder ``tuned`` has learned.
 
     Raises:
         ArtifactError: the folder does not say.
     """
     path = tuned / TASK_FILE
     try:
-        table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"task": table["task"], "labels": tuple(table["labels"]), "multi_label": bool(table["multi_label"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return decode(LearnedTask, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ConfigError) as error:
         raise ArtifactError(
             f"{path} does not say what the model has learned: {error}",
             remedy="fine-tune it again: `preceptor finetune RECIPE --out DIR`",

@@ -10,6 +10,7 @@ import torch
 
 from preceptor.adapters.adapter import trainable
 from preceptor.adapters.attach import adapt, save_adapter, virtual_ids
+from preceptor.adapters.quantised import quantise, weight_bytes
 from preceptor.core.artifact import Draft
 from preceptor.core.errors import DataError, output_errors
 from preceptor.core.seeds import derive
@@ -69,6 +70,8 @@ def make_learner(
     model = load_model(base).train()
     resolve_model(model.config, config, tokenizer)
     require_task(examples.task, model.config.family)
+    if config.quantise != "none":
+        quantise(model)
     head = head_of(examples, getattr(model.config, "dropout", 0.0))
     if head is not None:
         attach_head(model, HEAD, head, torch.Generator().manual_seed(derive(seed, "head")))
@@ -127,7 +130,7 @@ def finetune(
         sets=finetuning_sets(config, learner.read, seed),
     )
     _save(learner, config, draft.path, base_id)
-    _save_task(train, draft.path)
+    _save_task(train, config, draft.path)
     save_curve(result.state, draft.path)
     return replace(result, facts=result.facts | _facts(learner.model, train, prepared, check))
 
@@ -141,8 +144,9 @@ def _save(learner: Learner, config: FinetuningConfig, folder: Path, base_id: str
         save_adapter(learner.model, config.adapter, folder, base_id)
 
 
-def _save_task(examples: ExampleSet, folder: Path) -> None:
+def _save_task(examples: ExampleSet, config: FinetuningConfig, folder: Path) -> None:
     table = {"task": examples.task, "labels": list(examples.labels), "multi_label": examples.multi_label}
+    table |= {"context_length": config.context_length, "quantise": config.quantise}
     with output_errors(folder):
         (folder / TASK_FILE).write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -155,6 +159,7 @@ def _facts(model: LanguageModel, train: ExampleSet, prepared: Prepared, check: P
         "task": train.task,
         "num_trainable_parameters": num_trainable,
         "num_parameters": num_all,
+        "base_bytes": weight_bytes(model) - sum(each.nbytes for each in model.parameters() if each.requires_grad),
         "num_examples": len(set(prepared.owners)) - objective.num_too_long,
         "num_examples_too_long": objective.num_too_long,
         "num_examples_cut": prepared.num_cut,
