@@ -116,7 +116,9 @@ def test_a_folder_keeps_its_ids_and_its_chat_template(their_folder, tmp_path):
     prompt = theirs.apply_chat_template(messages[:1], add_generation_prompt=True, tokenize=True, return_dict=False)
     assert encode_prompt(loaded, " What? ") == prompt
     ids, supervised = encode_example(loaded, "What?", "That.")
-    assert supervised == [False] * (len(ids) - sum(supervised)) + [True] * sum(supervised)
+    prompt = len(encode_prompt(loaded, "What?"))
+    assert ids[-2] == loaded.special_id("<|end|>")
+    assert supervised == [False] * prompt + [True] * (len(ids) - prompt - 1) + [False]
     assert loaded.end_of_text_id == theirs.eos_token_id and loaded.vocab_size == len(theirs)
 
 

@@ -37,7 +37,7 @@ def text_of_example(example: AnyExample) -> str:
             return "\n".join([*(each.content for each in example.messages), example.chosen])
 
 
-def summary(found: ExampleSet, count_tokens: Callable[[str], int] | None = None) -> str:
+def summary(found: ExampleSet, count_tokens: Callable[[str], int] | None = None, *, with_rejected: bool = True) -> str:
     """The set in one line; lengths are in words where nothing counts tokens."""
     num_rows = len(found.examples) + len(found.rejected)
     parts = [f"{num_rows:,} {'row' if num_rows == 1 else 'rows'}", found.shape, *_labels(found)]
@@ -46,7 +46,7 @@ def summary(found: ExampleSet, count_tokens: Callable[[str], int] | None = None)
         middle = median(count(text_of_example(example)) for example in found.examples)
         parts.append(f"median {human_count(round(middle))} {unit}")
     said = ", ".join(part for part in parts if part)
-    return f"{said}, {_rejected(found)}" if found.rejected else said
+    return f"{said}, {_rejected(found)}" if found.rejected and with_rejected else said
 
 
 def _labels(found: ExampleSet) -> list[str]:

@@ -10,40 +10,89 @@ from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from preceptor.core.errors import DataError
+from preceptor.data.example_types import Message
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_TEMPLATE = (
     "<|endoftext|>"
     "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
+    "{% if message['role'] == 'system' and loop.first %}{{ message['content'] }}"
+    "{% elif message['role'] == 'user' %}<|user|>{{ message['content'] }}"
     "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|endoftext|>"
-    "{% else %}{{ raise_exception('this template knows only user and assistant') }}{% endif %}"
+    "{% else %}{{ raise_exception('this template knows user, assistant, and system at the beginning') }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _PRIVATE = range(0xE000, 0xF8FF)
 
 
-def encode_prompt(tokenizer: Tokenizer, question: str) -> list[int]:
-    """The ids after which the answer comes: with our template end of text, user, question, assistant."""
-    return encode_chat(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
+def encode_prompt(tokenizer: Tokenizer, asked: str | Sequence[Message]) -> list[int]:
+    """The ids after which the answer comes to a question, or to a conversation so far.
+
+    With our template these are end of text, user, question, assistant.
+    """
+    messages = [Message("user", asked)] if isinstance(asked, str) else asked
+    return encode_chat(tokenizer, _told(messages), add_generation_prompt=True)
 
 
 def encode_example(tokenizer: Tokenizer, question: str, answer: str) -> tuple[list[int], list[bool]]:
-    """The ids of an example, and which of them are supervised: the answer and what closes it.
+    """The ids of an example, and which of them are supervised: the answer and the token that closes it.
 
     Raises:
         DataError: the chat template does not write the conversation as the prompt followed by the answer.
     """
-    prompt = encode_prompt(tokenizer, question)
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    ids = encode_chat(tokenizer, messages, add_generation_prompt=False)
-    if ids[: len(prompt)] != prompt:
-        raise DataError(
-            "the tokenizer's chat template does not write a conversation as its prompt followed by the answer",
-            remedy="import the tokenizer with another chat template, or remove chat_template to use ours",
-        )
-    return ids, [False] * len(prompt) + [True] * (len(ids) - len(prompt))
+    return encode_conversation(tokenizer, [Message("user", question), Message("assistant", answer)])
+
+
+def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+    """The ids of a conversation, and which of them are supervised.
+
+    These are what the assistant says where it ``trains``, each time with the token that closes it. Before each answer
+    stand exactly the ids that ask a model for it.
+
+    Raises:
+        DataError: the chat template does not write the conversation as each prompt followed by its answer, or closes
+            an answer with no special token.
+    """
+    ids = encode_chat(tokenizer, _told(messages), add_generation_prompt=False)
+    supervised = [False] * len(ids)
+    for place, message in enumerate(messages):
+        if message.role != "assistant" or not message.trains:
+            continue
+        prompt = encode_prompt(tokenizer, messages[:place])
+        is_last = place + 1 == len(messages)
+        so_far = ids if is_last else encode_chat(tokenizer, _told(messages[: place + 1]), add_generation_prompt=False)
+        if so_far[: len(prompt)] != prompt or ids[: len(so_far)] != so_far:
+            raise DataError(
+                "the tokenizer's chat template does not write a conversation as its prompt followed by the answer",
+                remedy="import the tokenizer with another chat template, or remove chat_template to use ours",
+            )
+        end = _closing(tokenizer, so_far, len(prompt)) + 1
+        supervised[len(prompt) : end] = [True] * (end - len(prompt))
+    return ids, supervised
+
+
+def _told(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": each.role, "content": each.content} for each in messages]
+
+
+def _closing(tokenizer: Tokenizer, ids: Sequence[int], start: int) -> int:
+    """The place of the special token that closes an answer which begins at ``start``.
+
+    Behind it a template may write more, such as a new line; no model has to learn that.
+    """
+    closing = {tokenizer.special_id(token) for token in tokenizer.special_tokens} - {tokenizer.unknown_id}
+    place = len(ids)
+    # Special tokens have no bytes, and white space may belong to the template.
+    while place > start and (ids[place - 1] in closing or not tokenizer.token_bytes(ids[place - 1]).strip()):
+        place -= 1
+    for here in range(place, len(ids)):
+        if ids[here] in closing:
+            return here
+    raise DataError(
+        "the tokenizer's chat template closes an answer with no special token, so that a model could never end one",
+        remedy="write eos_token behind the answer in chat_template, or remove chat_template to use ours",
+    )
 
 
 def encode_chat(
