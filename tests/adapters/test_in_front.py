@@ -1,4 +1,4 @@
-"""Prefixes and prompts in training: packed documents, objectives, activations made anew, and going on after a stop."""
+"""Prefixes and prompts in training: packed documents, objectives, and activations made anew."""
 
 import numpy as np
 import pytest
@@ -25,26 +25,15 @@ from preceptor.models.heads import HeadConfig, attach_head, span_head
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.answer import AnswerObjective, best_answer, with_answer
-from preceptor.objectives.batch import Batch, Batches
-from preceptor.objectives.causal import language_model_loss
+from preceptor.objectives.batch import Batch
 from preceptor.objectives.classify import ClassifyObjective, with_class
 from preceptor.objectives.labelled import Framing
 from preceptor.objectives.noise import InputNoise
 from preceptor.objectives.noise_config import InputNoiseConfig
-from preceptor.objectives.objective_config import ObjectiveConfig
 from preceptor.objectives.pairs import PairObjective
 from preceptor.objectives.tag import TagObjective, with_tags
-from preceptor.objectives.two_sided import TwoSided
-from preceptor.parallel.engine import place
 from preceptor.train.activations import saving_activations
-from preceptor.train.checkpoint import Checkpoints
-from preceptor.train.length import Length
-from preceptor.train.loop import fit
 from preceptor.train.memory_config import MemoryConfig
-from preceptor.train.optim import Optimizer
-from preceptor.train.optim_config import OptimizerConfig, ScheduleConfig
-from preceptor.train.run import TrainingConfig
-from preceptor.train.state import TrainState, Validation
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 LENGTHS = (7, 5, 8)
@@ -174,13 +163,13 @@ def test_the_loss_of_a_head_is_the_sum_over_documents_behind_a_prompt(name):
     frame = Framing(0, 1, 1, "last" if name == "llama" else "first", name == "t5", tuple(virtual_ids(model)))
     made = [with_class(frame, text.tolist(), place) for place, text in enumerate(texts())]
     whole = ClassifyObjective(made, "topic", 40, frame)
-    total = sum(float(whole.loss(model, whole.collate([row])).total) for row in range(whole.num_rows))
+    total = sum(whole.loss(model, whole.collate([row])).total.item() for row in range(whole.num_rows))
     alone = 0.0
     for each in made:
         one = ClassifyObjective([each], "topic", 40, frame)
         batch = one.collate([0])
         assert (batch.inputs.source or batch.inputs).tokens_BT[0, :NUM_TOKENS].tolist() == virtual_ids(model)
-        alone += float(one.loss(model, batch).total)
+        alone += one.loss(model, batch).total.item()
     assert whole.num_rows == 1 and total == pytest.approx(alone, rel=1e-5)
     if name != "t5":
         asked = AnswerObjective([with_answer(frame, [5, 6], [7, 8, 9], (0, 1))], "answer", 40, frame)
@@ -191,7 +180,7 @@ def test_the_loss_of_a_head_is_the_sum_over_documents_behind_a_prompt(name):
         assert tags.loss(model, tags.collate([0])).tokens == 2
 
 
-def test_a_prompt_stands_in_front_of_the_source_of_a_pair(monkeypatch):
+def test_a_prompt_stands_in_front_of_the_source_of_a_pair():
     class Words:
         end_of_text_id = 0
 
@@ -215,78 +204,3 @@ def test_noise_leaves_a_prompt_alone():
     noisy = noise(Batch(Inputs(ids), ids), 2, 0).tokens_BT
     assert torch.equal(noisy[:, :NUM_TOKENS], ids[:, :NUM_TOKENS])
     assert (noisy[:, NUM_TOKENS:] != ids[:, NUM_TOKENS:]).float().mean() > 0.9 and noisy[:, NUM_TOKENS:].max() < 61
-
-
-class Pairs:
-    """Rows of an encoder-decoder, or of a decoder, with the prompt in front of each document."""
-
-    num_rows = 8
-
-    def __init__(self, name, virtual):
-        self.name, self.virtual = name, np.array(virtual, np.int64)
-
-    def collate(self, rows, samples=None):
-        sides = TwoSided(24, 24, START, 0)
-        made = [[(np.concatenate((self.virtual, text[:3])), text) for text in (t.numpy() for t in texts(row)[:2])]
-                for row in rows]  # fmt: skip
-        return sides.batch(made) if self.name in PAIRS else sides.prefixed(made)
-
-    def loss(self, model, batch):
-        return language_model_loss(model, batch, ObjectiveConfig())
-
-
-RUN = TrainingConfig(
-    context_length=24,
-    batch_tokens=96,
-    micro_batch_tokens=48,
-    validation_every_steps=100,
-    checkpoint_every_steps=3,
-    schedule=ScheduleConfig(warmup_steps=2),
-    optimizer=OptimizerConfig(learning_rate=0.3),
-)
-
-
-@pytest.mark.parametrize("name", ["llama", "t5"])
-def test_training_learns_and_goes_on_after_a_stop_bit_for_bit(name, config, tmp_path):
-    def start():
-        model = adapted(name, config)
-        engine = place(model)
-        batches = Batches(Pairs(name, virtual_ids(model)), 7, 4, 2)
-        return engine, Optimizer(engine.parameters, RUN.optimizer), batches
-
-    class Stop:
-        def check(self):
-            return None
-
-    def train(engine, optimizer, batches, state, steps, save):
-        validate = lambda: Validation(1.0, 0.5)  # noqa: E731
-        length = Length.of_steps(12)
-        state = fit(RUN, engine, optimizer, batches, state, length=length, validate=validate, save=save, stop=Stop())
-        return state, {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
-
-    checkpoints = Checkpoints(tmp_path, "key", 10)
-    engine, optimizer, batches = start()
-    before = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
-    kept = {}
-
-    def save(state):
-        if state.step == 6:
-            checkpoints.save(state, engine, optimizer)
-        kept[state.step] = True
-
-    straight, weights = train(engine, optimizer, batches, TrainState(), 12, save)
-    trained = {name for name, p in engine.model.named_parameters() if p.requires_grad}
-    assert trained == {name for name in before if not torch.equal(before[name], weights[name])}
-    assert straight.step == 12 and 6 in kept
-    first, last = (float(engine.model.loss_sum(*_inputs(batches, step))[0]) for step in (0, 1))
-    assert first > 0 and last > 0
-    engine, optimizer, batches = start()
-    state = checkpoints.resume(engine, optimizer)
-    assert state.step == 6
-    _, again = train(engine, optimizer, batches, state, 12, lambda state: None)
-    assert all(torch.equal(again[name], weights[name]) for name in weights)
-
-
-def _inputs(batches, step):
-    batch = batches.at(step)[0]
-    return batch.inputs, batch.labels_BT
