@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.adapters.virtual_tokens import read_virtual_tokens, write_virtual_tokens
+from preceptor.adapters.virtual_tokens import check_room, read_virtual_tokens, write_virtual_tokens
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.language_model import LanguageModel
 from preceptor.nn.attention import Attention
@@ -113,14 +113,7 @@ def attach(model: LanguageModel, config: AdapterConfig, generator: torch.Generat
         ConfigError: the attention of the model has no place for a prefix, or it leaves no position for a document.
     """
     attentions = _attentions(model)
-    num_tokens = config.num_virtual_tokens
-    if num_tokens >= model.config.max_position_embeddings:
-        raise ConfigError(
-            f"finetuning.adapter.num_virtual_tokens: {num_tokens} leave no position of "
-            f"{model.config.max_position_embeddings} for a document",
-            path="finetuning.adapter.num_virtual_tokens",
-            remedy="choose a shorter prefix",
-        )
+    num_tokens = check_room(model, config)
     if config.hidden_size:
         network = PrefixNetwork(attentions[0], num_tokens, config.hidden_size, generator)
         model.prefix_network = network
@@ -135,7 +128,7 @@ def attach(model: LanguageModel, config: AdapterConfig, generator: torch.Generat
 
 
 @torch.no_grad()
-def prefix_LPKH(model: LanguageModel) -> list[tuple[Tensor, Tensor]]:
+def keys_and_values(model: LanguageModel) -> list[tuple[Tensor, Tensor]]:
     """The keys and the values of each layer, both of shape P K H."""
     prefixes = [attention.prefix for attention in _attentions(model)]
     return [prefix() for prefix in prefixes if prefix is not None]
@@ -152,7 +145,7 @@ def save(model: LanguageModel, folder: Path, base: str) -> None:
     """
     shape = _attentions(model)[0].shape
     pairs = [
-        pair for keys_PKH, values_PKH in prefix_LPKH(model) for pair in (keys_PKH.flatten(1), values_PKH.flatten(1))
+        pair for keys_PKH, values_PKH in keys_and_values(model) for pair in (keys_PKH.flatten(1), values_PKH.flatten(1))
     ]
     if model.config.family == "encoder_decoder":
         nothing = torch.zeros_like(pairs[0])

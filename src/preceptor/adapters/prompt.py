@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.adapters.virtual_tokens import read_virtual_tokens, write_virtual_tokens
+from preceptor.adapters.virtual_tokens import check_room, read_virtual_tokens, write_virtual_tokens
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.language_model import LanguageModel
 
@@ -55,13 +55,7 @@ def attach(
     Raises:
         ConfigError: the prompt leaves no position for a document, or there is no token to start from.
     """
-    num_tokens, longest = config.num_virtual_tokens, model.config.max_position_embeddings
-    if num_tokens >= longest:
-        raise ConfigError(
-            f"finetuning.adapter.num_virtual_tokens: {num_tokens} leave no position of {longest} for a document",
-            path="finetuning.adapter.num_virtual_tokens",
-            remedy="choose a shorter prompt",
-        )
+    num_tokens = check_room(model, config)
     if config.prompt_start != "random" and not start_ids:
         raise ConfigError(
             f"finetuning.adapter.prompt_start: there is no token of the {config.prompt_start} to start from",

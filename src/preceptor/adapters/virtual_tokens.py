@@ -9,13 +9,32 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from preceptor.core.errors import ArtifactError, output_errors
+from preceptor.adapters.adapter_config import AdapterConfig
+from preceptor.core.errors import ArtifactError, ConfigError, output_errors
 from preceptor.models.language_model import LanguageModel
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 _TENSOR = "prompt_embeddings"
 _TASKS = {"encoder": "FEATURE_EXTRACTION", "encoder_decoder": "SEQ_2_SEQ_LM"}
+
+
+def check_room(model: LanguageModel, config: AdapterConfig) -> int:
+    """The number of virtual tokens of an adapter.
+
+    Raises:
+        ConfigError: they leave no position for a document.
+    """
+    num_tokens, longest = config.num_virtual_tokens, getattr(model.config, "max_position_embeddings", 0)
+    if longest and num_tokens >= longest:
+        raise ConfigError(
+            f"finetuning.adapter.num_virtual_tokens: {num_tokens} leave none of the {longest} positions of the model "
+            "for a document",
+            path="finetuning.adapter.num_virtual_tokens",
+            expected=f"fewer than {longest}",
+            remedy="choose fewer virtual tokens",
+        )
+    return num_tokens
 
 
 def write_virtual_tokens(model: LanguageModel, rows_PX: Tensor, table: Mapping[str, Any], folder: Path) -> None:
