@@ -1,7 +1,7 @@
 """Models to and from the folders that transformers reads: config.json and safetensors, never pickle."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,12 @@ from preceptor.models import (
     decoder_architectures,
     encoder_architectures,
     encoder_decoder_architectures,
+    foreign,
     two_stream_architectures,
 )
 from preceptor.models.architecture import Architecture
 from preceptor.models.decoder import Decoder
+from preceptor.models.foreign_config import ForeignConfig
 from preceptor.models.heads import HeadConfig, attach_head
 from preceptor.models.language_model import LanguageModel
 from preceptor.nn.normal_float import NormalFloatLinear
@@ -36,6 +38,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *encoder_architectures.ARCHITECTURES,
     *two_stream_architectures.ARCHITECTURES,
     *encoder_decoder_architectures.ARCHITECTURES,
+    foreign.FOREIGN,
 )
 """Of each family in order of preference."""
 MAX_SHARD_BYTES = 5_000_000_000
@@ -72,19 +75,36 @@ def from_config_json(table: Mapping[str, Any], where: Path) -> tuple[Architectur
     Raises:
         ArtifactError: the architecture is not one of ours, or a key is missing or wrong.
     """
-    known = {architecture.model_type: architecture for architecture in ARCHITECTURES}
+    known = {row.model_type: row for row in ARCHITECTURES if row is not foreign.FOREIGN}
     architecture = known.get(str(table.get("model_type")))
     if architecture is None:
-        raise ArtifactError(
-            f"{where}: model_type is {table.get('model_type')!r}, which is not a model that is known here",
-            remedy=f"use a model of one of these types: {', '.join(known)}",
-        )
+        return foreign.FOREIGN, _foreign_config(table, where, known)
     names = {"layer_drop": "layer_drop", **architecture.config_names}
     values = {ours: table[theirs] for ours, theirs in names.items() if table.get(theirs) is not None}
     try:
         fields = {**architecture.family.defaults(values), **architecture.fixed, **values}
         return architecture, architecture.family.config(**{**fields, **architecture.from_json(table)})
     except (TypeError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{where}: {error}", remedy="check the file against the model's documentation, or fetch the model again"
+        ) from error
+
+
+def _foreign_config(table: Mapping[str, Any], where: Path, known: Iterable[str]) -> ForeignConfig:
+    """The configuration of a model that transformers runs.
+
+    Raises:
+        ArtifactError: transformers is not installed, has no decoder of this type, or refuses the table.
+    """
+    if not foreign.is_foreign(str(table.get("model_type"))):
+        raise ArtifactError(
+            f"{where}: model_type is {table.get('model_type')!r}, which is not a model that is known here",
+            remedy=f"use a model of one of these types: {', '.join(known)}"
+            + ("" if foreign.has_transformers() else f"; or {foreign.EXTRA}"),
+        )
+    try:
+        return foreign.foreign_config(table)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ArtifactError(
             f"{where}: {error}", remedy="check the file against the model's documentation, or fetch the model again"
         ) from error
@@ -109,6 +129,11 @@ def save_model(
             "a model whose weights are in 4 bits is not saved as it is, for it would not be what was loaded",
             remedy="save its adapter, or merge the adapter, which gives a model in full precision",
         )
+    if isinstance(model, foreign.ForeignModel):
+        with output_errors(folder):
+            _save_heads(model, folder)
+            model.save(folder, dtype)
+        return
     table = to_config_json(model.config, end_of_text_id) | {"dtype": str(dtype).removeprefix("torch.")}
     state = to_their_tensors(architecture_of(model.config), model.config, _without_heads(model.state_dict()))
     with output_errors(folder):
@@ -187,6 +212,8 @@ def load_model(folder: Path) -> LanguageModel:
     try:
         table = json.loads(config_path.read_text(encoding="utf-8"))
         architecture, config = from_config_json(table, config_path)
+        if architecture is foreign.FOREIGN:
+            return _with_heads(foreign.load_foreign(folder, config), folder)
         state = _load_tensors(folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ArtifactError(

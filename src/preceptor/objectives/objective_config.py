@@ -6,7 +6,7 @@ from typing import Literal
 from preceptor.core.errors import ConfigError
 
 FAMILIES = {
-    "causal": ("decoder",),
+    "causal": ("decoder", "foreign"),
     "prefix": ("decoder", "encoder_decoder"),
     "masked": ("encoder",),
     "permuted": ("two_stream",),

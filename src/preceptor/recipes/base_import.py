@@ -8,6 +8,7 @@ import torch
 from preceptor.core.artifact import Draft
 from preceptor.core.config import encode
 from preceptor.core.progress import say
+from preceptor.models.foreign import NOT_PROVED, ForeignModel
 from preceptor.models.growth import grow_vocabulary
 from preceptor.models.interchange import architecture_of, save_model
 from preceptor.recipes.model_lookup import find_model
@@ -33,6 +34,8 @@ def take(path: Path, draft: Draft, seed: int) -> None:
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "new_tokens": len(new),
     }
+    if isinstance(model, ForeignModel):
+        facts |= {"not_proved": list(NOT_PROVED), "isolates_documents": model.isolates_documents}
     draft.facts |= facts
     # Where it lay is no part of what it is.
     draft.notes["source"] = str(path)
