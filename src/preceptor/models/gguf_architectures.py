@@ -44,6 +44,28 @@ def _neox_rows(name: str, weight: _Array, config: Mapping[str, Any]) -> _Array:
     return weight
 
 
+def _to_llama_rows(name: str, weight: _Array, config: Mapping[str, Any]) -> _Array:
+    """The way back from ``_llama_rows``."""
+    if ".attn_q." in name or ".attn_k." in name:
+        num_heads = config["num_attention_heads" if ".attn_q." in name else "num_key_value_heads"]
+        halves = weight.reshape(num_heads, 2, -1, *weight.shape[1:])
+        return halves.swapaxes(1, 2).reshape(weight.shape)
+    return weight
+
+
+def _to_gemma_gains(name: str, weight: _Array, config: Mapping[str, Any]) -> _Array:
+    """The way back from ``_gemma_gains``."""
+    return weight + np.float32(1) if name.endswith("norm.weight") else weight
+
+
+def _to_neox_rows(name: str, weight: _Array, config: Mapping[str, Any]) -> _Array:
+    """The way back from ``_neox_rows``."""
+    if ".attn_qkv." in name:
+        by_head = weight.reshape(config["num_attention_heads"], 3, -1, *weight.shape[1:])
+        return by_head.swapaxes(0, 1).reshape(weight.shape)
+    return weight
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """One architecture of GGUF as a row: the names of both sides, and what else differs."""
@@ -62,6 +84,8 @@ class Architecture:
     """A key of config.json that is true if these stems have a bias."""
     change: Callable[[str, _Array, Mapping[str, Any]], _Array] = _same
     """GGUF's values, by GGUF's name, to transformers'."""
+    undo: Callable[[str, _Array, Mapping[str, Any]], _Array] = _same
+    """transformers' values, by GGUF's name, to GGUF's."""
 
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -122,6 +146,7 @@ ARCHITECTURES = {
         frozenset(),
         _LLAMA_CHOICES,
         _llama_rows,
+        _to_llama_rows,
     ),
     "qwen2": Architecture("qwen2", "Qwen2ForCausalLM", _decoder_names(_PRE_NORMS), _ROTARY, _SILU, _BIAS_QKV),
     "qwen3": Architecture(
@@ -145,6 +170,7 @@ ARCHITECTURES = {
         },
         {**_GEMMA_SHAPE, "sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         change=_gemma_gains,
+        undo=_to_gemma_gains,
     ),
     "gemma3": Architecture(
         "gemma3_text",
@@ -164,6 +190,7 @@ ARCHITECTURES = {
             "rope_local_base_freq": 10000.0,
         },
         change=_gemma_gains,
+        undo=_to_gemma_gains,
     ),
     "gpt2": Architecture(
         "gpt2",
@@ -190,6 +217,7 @@ ARCHITECTURES = {
         {"activation_function": "gelu_new"},
         _BIAS_PLAIN,
         change=_gpt2_columns,
+        undo=_gpt2_columns,
     ),
     "gptneox": Architecture(
         "gpt_neox",
@@ -209,5 +237,6 @@ ARCHITECTURES = {
         {"hidden_act": "gelu", "rotary_emb_base": 10000.0, "use_parallel_residual": True},
         _BIAS_PLAIN,
         change=_neox_rows,
+        undo=_to_neox_rows,
     ),
 }

@@ -47,6 +47,8 @@ _SPLITS = {
     "tekken": _Split(_TEKKEN, whole_words=True, add_bos=True),
     "gpt-4o": _Split(_GPT4O),
 }
+SPLIT_NAMES = ("gpt-2", *(name for name in _SPLITS if name != "gpt-2"))
+"""The names of the rules by which a byte-level tokenizer of a GGUF file cuts text."""
 
 
 def tokenizer_json(metadata: Mapping[str, Any], place: str) -> str:

@@ -103,7 +103,7 @@ def _classes(asked: Asked, model: LanguageModel) -> _Found:
     examples = cast(Sequence[ClassExample], asked.held_out.examples)
     prepared = _read(asked, model)
     objective = cast(LabelledObjective, prepared.objective)
-    labels = model.heads[HEAD].config.labels  # type: ignore[union-attr]
+    labels = cast(HeadConfig, model.heads[HEAD].config).labels
     if asked.train.multi_label:
         said, probabilities = predict_label_sets(model, objective)
         told = _spread(prepared, said, len(examples))
@@ -124,7 +124,7 @@ def _classes(asked: Asked, model: LanguageModel) -> _Found:
 def _numbers(asked: Asked, model: LanguageModel) -> _Found:
     examples = cast(Sequence[NumberExample], asked.held_out.examples)
     prepared = _read(asked, model)
-    labels = model.heads[HEAD].config.labels  # type: ignore[union-attr]
+    labels = cast(HeadConfig, model.heads[HEAD].config).labels
     said = np.full((len(examples), len(labels)), np.nan)
     said[list(prepared.owners)] = predict_numbers(model, cast(LabelledObjective, prepared.objective))
     means = np.mean([cast(NumberExample, each).targets for each in asked.train.examples], axis=0).tolist()

@@ -83,6 +83,17 @@ class Tokenizer:
         return int(number)
 
     @property
+    def definition(self) -> str:
+        """The content of its tokenizer.json."""
+        return self._definition
+
+    def with_template(self, chat_template: str) -> "Tokenizer":
+        """The same tokenizer with another chat template."""
+        return Tokenizer(
+            self._definition, end_of_text=self.end_of_text, chat_template=chat_template, settings=self._settings
+        )
+
+    @property
     def bos_token(self) -> str:
         """What a chat template may put first."""
         return self._set_token("bos_token") or self.end_of_text

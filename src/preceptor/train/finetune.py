@@ -145,8 +145,8 @@ def _save(learner: Learner, config: FinetuningConfig, folder: Path, base_id: str
 
 
 def _save_task(examples: ExampleSet, config: FinetuningConfig, folder: Path) -> None:
-    table = {"task": examples.task, "labels": list(examples.labels), "multi_label": examples.multi_label}
-    table |= {"context_length": config.context_length, "quantise": config.quantise}
+    table: dict[str, Any] = {"task": examples.task, "labels": list(examples.labels)}
+    table |= {"multi_label": examples.multi_label, "context_length": config.context_length, "quantise": config.quantise}
     with output_errors(folder):
         (folder / TASK_FILE).write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -1,0 +1,82 @@
+"""What a model card says of how to load what is exported."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from preceptor.recipes.export_source import ExportSource
+from preceptor.recipes.parity import Agreement
+
+_AUTO = {"decoder": "AutoModelForCausalLM", "encoder": "AutoModelForMaskedLM", "two_stream": "AutoModelForCausalLM"}
+_SEQ2SEQ = "AutoModelForSeq2SeqLM"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was exported, as the card tells it."""
+
+    form: str
+    """merged, adapter or gguf."""
+    format: str
+    """In which numbers the weights are."""
+    family: str
+    """Of the model."""
+    files: Mapping[str, int]
+    """The size in bytes of each file."""
+    config: Mapping[str, Any]
+    """The model's config.json."""
+    agreements: Sequence[Agreement]
+    """How near it is to the trained model."""
+
+
+def how_to_load(source: ExportSource, exported: Exported) -> str:
+    """The lines that load it, by form."""
+    if exported.form == "gguf":
+        name = next(name for name in exported.files if name.endswith(".gguf"))
+        return f"With llama.cpp, or another program that reads GGUF:\n\n```sh\nllama-cli -m {name} -cnv\n```"
+    if exported.form == "adapter":
+        return _code(
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM",
+            "",
+            f"# BASE is the model {source.adapter_base}.",
+            "base = AutoModelForCausalLM.from_pretrained(BASE)",
+            "model = PeftModel.from_pretrained(base, FOLDER)",
+            without="The model it belongs to is exported with `preceptor export --no-adapter`.\n\n",
+        )
+    if str(exported.config.get("model_type")).startswith("preceptor-"):
+        return "Only Preceptor reads this architecture:\n\n" + _code(
+            "from pathlib import Path",
+            "from preceptor.models.interchange import load_model",
+            "",
+            "model = load_model(Path(FOLDER))",
+        )
+    return _transformers(exported)
+
+
+def _transformers(exported: Exported) -> str:
+    auto = _AUTO.get(exported.family, _SEQ2SEQ)
+    if auto != "AutoModelForCausalLM":
+        return _code(
+            f"from transformers import {auto}, AutoTokenizer",
+            "",
+            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+            f"model = {auto}.from_pretrained(FOLDER)",
+        )
+    needs = "Its weights are quantised by bitsandbytes, which must be installed.\n\n"
+    return _code(
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+        "model = AutoModelForCausalLM.from_pretrained(FOLDER)",
+        'talk = [{"role": "user", "content": "..."}]',
+        'inputs = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_tensors="pt", '
+        "return_dict=True)",
+        'inputs.pop("token_type_ids", None)',
+        "print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))",
+        without=needs if "quantization_config" in exported.config else "",
+    )
+
+
+def _code(*lines: str, without: str = "") -> str:
+    return without + "\n".join(["```python", *lines, "```"])
