@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from preceptor.adapters import low_rank
+from preceptor.adapters import low_rank_files, low_rank_targets, merging
 from preceptor.adapters.adapter import freeze, train_heads
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.core.errors import ArtifactError, ConfigError
+from preceptor.core.errors import ArtifactError, ConfigError, output_errors
+from preceptor.models.interchange import save_heads, with_heads
 from preceptor.models.language_model import LanguageModel
 
-CONFIG_FILE = low_rank.CONFIG_FILE
+CONFIG_FILE = low_rank_files.CONFIG_FILE
 
 
 def adapt(
@@ -33,7 +34,7 @@ def adapt(
         return model
     freeze(model)
     if config.kind == "lora":
-        low_rank.attach(model, config, generator)
+        low_rank_targets.attach(model, config, generator)
     else:
         raise ConfigError(
             f"finetuning.adapter.kind: {config.kind} is not known here",
@@ -53,23 +54,27 @@ def save_adapter(model: LanguageModel, config: AdapterConfig, folder: Path, base
     """
     if config.kind != "lora":
         raise ConfigError(f"kind {config.kind} leaves no adapter to save", remedy="save the whole model instead")
-    low_rank.save_adapter(model, config, folder, base)
+    with output_errors(folder):
+        save_heads(model, folder)
+    low_rank_files.save_adapter(model, config, folder, base)
 
 
-def load_adapter(model: LanguageModel, folder: Path) -> LanguageModel:
+def load_adapter(model: LanguageModel, folder: Path, base: str = "") -> LanguageModel:
     """The model with the adapter and the heads of a folder, in place, in evaluation mode.
+
+    ``base`` is the id of the model, where it is known.
 
     Raises:
         ArtifactError: a file is missing or torn, or the adapter is of a kind that is not known, or of another model.
     """
     kind = peft_type(folder)
     if kind == "LORA":
-        low_rank.load_adapter(model, folder)
+        low_rank_files.load_adapter(model, folder, base)
     else:
         raise ArtifactError(
             f"{folder}: peft_type is {kind!r}, which is not known here", remedy="use an adapter of one of: LORA"
         )
-    return model.eval()
+    return with_heads(model, folder).eval()
 
 
 def peft_type(folder: Path) -> str:
@@ -91,10 +96,10 @@ def merge(model: LanguageModel) -> LanguageModel:
     """The model with its adapter folded into its weights, in place.
 
     Raises:
-        ConfigError: the adapter is a prefix or a prompt, which no weights can stand for.
+        ConfigError: the adapter is a prefix or a prompt, which no weights can stand for; or it changes the embedding
+            and not the output layer that shares its weights.
     """
-    low_rank.merge(model)
-    return model
+    return merging.merge(model)
 
 
 def virtual_ids(model: LanguageModel) -> list[int]:
