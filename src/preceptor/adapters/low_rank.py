@@ -46,6 +46,13 @@ def is_quantised(layer: nn.Module) -> bool:
     return not weight.is_floating_point() or getattr(weight, "quant_state", None) is not None
 
 
+def largest_part(weight_OI: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
+    """A and B of the part of a matrix with the largest singular values. Source: Meng et al. 2024, PiSSA, eq. 2 to 4."""
+    left, values, right = torch.linalg.svd(weight_OI.float(), full_matrices=False)
+    roots = (values[:rank] / scaling).sqrt()
+    return (roots.unsqueeze(1) * right[:rank]).to(weight_OI.dtype), (left[:, :rank] * roots).to(weight_OI.dtype)
+
+
 class LowRankLayer(nn.Module):
     """A frozen layer and its change. Matrices are of the shapes that peft gives them."""
 
@@ -106,14 +113,11 @@ class LowRankLinear(LowRankLayer):
 
     @torch.no_grad()
     def _take_largest(self) -> None:
-        """Start as the largest singular values of the base, which keeps the rest. Source: Meng et al. 2024, eq. 2-4."""
+        """Start as the largest part of the base, which keeps the rest."""
         weight = self.base_layer.weight
-        left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
-        rank = self.shape.rank
-        roots = (values[:rank] / self.scaling).sqrt()
-        self.lora_A.copy_(roots.unsqueeze(1) * right[:rank])
-        self.lora_B.copy_(left[:, :rank] * roots)
-        self.start = (self.lora_A.detach().clone(), self.lora_B.detach().clone())
+        self.start = largest_part(weight, self.shape.rank, self.scaling)
+        for matrix, value in zip(self.matrices(), self.start, strict=True):
+            matrix.copy_(value)
         weight.data = weight.data.addmm(self.lora_B, self.lora_A, alpha=-self.scaling)
 
     def matrices(self) -> tuple[Tensor, Tensor]:

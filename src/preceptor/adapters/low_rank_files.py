@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from preceptor.adapters.adapter import freeze
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.adapters.low_rank import LowRankEmbedding, LowRankLayer, LowRankShape, dense_weight
+from preceptor.adapters.low_rank import LowRankEmbedding, LowRankLayer, LowRankShape, dense_weight, largest_part
 from preceptor.adapters.low_rank_targets import adaptable, attach_shapes, low_rank_layers
 from preceptor.adapters.peft_names import Place, blocks, place_of, places
 from preceptor.core.errors import ArtifactError, MismatchError, output_errors
@@ -185,10 +185,26 @@ def load_adapter(model: LanguageModel, folder: Path, base: str = "") -> Language
         place = place_of(name, by_name, model)
         if place is None or change.a is None or change.b is None:
             raise _does_not_fit(folder, name, made_for)
+        if table.get("init_lora_weights") == "pissa":
+            change = _relative(change, place, model, bool(table.get("use_rslora")))
         parts |= _parts(place, change, model, table)
     freeze(model)
     _attach_parts(model, parts, table, lambda name: _does_not_fit(folder, name, made_for))
     return model.eval()
+
+
+@torch.no_grad()
+def _relative(change: _Change, place: Place, model: nn.Module, stabilised: bool) -> _Change:
+    """A change of what PiSSA left of a layer as a change of the whole layer, of twice the rank."""
+    assert change.a is not None and change.b is not None
+    rank = len(change.a)
+    scaling = change.alpha / (math.sqrt(rank) if stabilised else rank)
+    weight = place.join([dense_weight(_module(model, name)) for name in place.ours])
+    if weight.shape != (len(change.b), change.a.shape[1]):
+        return change
+    a, b = largest_part(weight, rank, scaling)
+    alpha = change.alpha * (math.sqrt(2) if stabilised else 2)
+    return replace(change, a=torch.cat((change.a, a)), b=torch.cat((change.b, -b), dim=1), alpha=alpha)
 
 
 def _does_not_fit(folder: Path, name: str, base: str) -> ArtifactError:
@@ -291,8 +307,7 @@ def _attach_parts(model: LanguageModel, parts: Mapping[str, _Change], table: Map
         shapes[name] = LowRankShape(
             rank=len(a), alpha=change.alpha, rank_stabilised=stabilised, dropout=0.0, magnitude=dora
         )
-    is_pissa = table.get("init_lora_weights") == "pissa"
-    attach_shapes(model, shapes, pissa=is_pissa, ties_output=bool(table.get("ensure_weight_tying")))
+    attach_shapes(model, shapes, ties_output=bool(table.get("ensure_weight_tying")))
     layers = low_rank_layers(model)
     with torch.no_grad():
         for name, change in parts.items():

@@ -9,7 +9,7 @@ from torch import nn
 from preceptor.adapters.attach import load_adapter
 from preceptor.adapters.low_rank import LowRankEmbedding, LowRankLayer, LowRankShape, wrapped
 from preceptor.adapters.low_rank_targets import low_rank_layers, put
-from preceptor.core.errors import ArtifactError, ConfigError
+from preceptor.core.errors import ConfigError
 from preceptor.models.language_model import LanguageModel
 
 _KEPT = "_adapters_by_name"
@@ -27,7 +27,7 @@ def attach_more(model: LanguageModel, folder: Path, name: str, base: str = "") -
 
     Raises:
         ConfigError: the model has an adapter without a name.
-        ArtifactError: the adapter cannot be read, does not fit the model, or took a part out of the base.
+        ArtifactError: the adapter cannot be read, or does not fit the model; then none is in use.
     """
     kept = model.__dict__.setdefault(_KEPT, {})
     if not kept and low_rank_layers(model):
@@ -36,29 +36,8 @@ def attach_more(model: LanguageModel, folder: Path, name: str, base: str = "") -
             remedy="load the model anew, and attach each adapter by attach_more",
         )
     _take_off(model)
-    try:
-        load_adapter(model, folder, base)
-        layers = low_rank_layers(model)
-        if any(layer.start is not None for layer in layers.values()):
-            raise ArtifactError(
-                f"{folder} took a part out of the base (PiSSA), which the other adapters need",
-                remedy="convert it to an ordinary LoRA: save it with path_initial_model_for_weight_conversion in peft",
-            )
-    except ArtifactError:
-        _give_back(model)
-        _take_off(model)
-        raise
-    kept[name] = layers
+    kept[name] = low_rank_layers(load_adapter(model, folder, base))
     return model
-
-
-def _give_back(model: LanguageModel) -> None:
-    """Add to the base what an adapter took out of it."""
-    with torch.no_grad():
-        for layer in low_rank_layers(model).values():
-            if layer.start is not None:
-                a, b = layer.start
-                layer.base_layer.weight.addmm_(b, a, alpha=layer.scaling)  # type: ignore[operator,union-attr]
 
 
 def switch(model: LanguageModel, name: str | None) -> LanguageModel:
