@@ -135,7 +135,7 @@ def save_model(
         )
     if isinstance(model, foreign.ForeignModel):
         with output_errors(folder):
-            _save_heads(model, folder)
+            save_heads(model, folder)
             model.save(folder, dtype)
         return
     table = to_config_json(model.config, end_of_text_id) | {"dtype": str(dtype).removeprefix("torch.")}
@@ -146,7 +146,7 @@ def save_model(
         table["quantization_config"] = quantisation_config(bits)
         state = quantised(architecture, state, bits)
     with output_errors(folder):
-        _save_heads(model, folder)
+        save_heads(model, folder)
         _save_tensors({name: tensor.contiguous() for name, tensor in state.items()}, folder, max_shard_bytes)
         _write_json(folder / CONFIG_FILE, table)
         if end_of_text_id is not None:
@@ -159,7 +159,7 @@ def _without_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.startswith("heads.")}
 
 
-def _save_heads(model: LanguageModel, folder: Path) -> None:
+def save_heads(model: LanguageModel, folder: Path) -> None:
     """Write the heads beside the model, where there are any; in float32, whatever the model is saved in."""
     if not model.heads:
         return
@@ -169,7 +169,7 @@ def _save_heads(model: LanguageModel, folder: Path) -> None:
     _write_json(folder / HEADS_FILE, heads)
 
 
-def _with_heads(model: LanguageModel, folder: Path) -> LanguageModel:
+def with_heads(model: LanguageModel, folder: Path) -> LanguageModel:
     """The model with the heads that were saved beside it.
 
     Raises:
@@ -222,14 +222,14 @@ def load_model(folder: Path) -> LanguageModel:
         table = json.loads(config_path.read_text(encoding="utf-8"))
         architecture, config = from_config_json(table, config_path)
         if architecture is foreign.FOREIGN:
-            return _with_heads(foreign.load_foreign(folder, config), folder)
+            return with_heads(foreign.load_foreign(folder, config), folder)
         state = restored(table, _load_tensors(folder))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder} does not hold a model that can be read: {error}",
             remedy=_remedy(folder),
         ) from error
-    return _with_heads(model_of(architecture, config, state, folder), folder)
+    return with_heads(model_of(architecture, config, state, folder), folder)
 
 
 def _remedy(folder: Path) -> str:

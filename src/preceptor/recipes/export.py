@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from preceptor import __version__
-from preceptor.adapters.low_rank import load_adapter, merge
+from preceptor.adapters.attach import merge
 from preceptor.core.drafts import draft_folder, sweep
 from preceptor.core.errors import ArtifactError, ConfigError, OutputError, output_errors
 from preceptor.core.files import exchange, make_folder, sync_and_digest, sync_folder
@@ -26,6 +26,7 @@ from preceptor.recipes.card_loading import Exported
 from preceptor.recipes.export_source import ExportSource, find_source
 from preceptor.recipes.model_card import model_card
 from preceptor.recipes.parity import NUM_PROMPTS, Agreement, Prompts, Reading, compare, read, require_same_ids
+from preceptor.recipes.tuned import TASK_FILE, load_tuned
 from preceptor.tokenizer.chat import DEFAULT_TEMPLATE
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.imports import import_tokenizer
@@ -123,12 +124,7 @@ def _opened(source: ExportSource, form: Form, bits: int) -> Export:
     """The trained model and what it says."""
     say(f"export: reading {source.checkpoint.kind} {source.checkpoint.path.name}")
     tokenizer = Tokenizer.load(source.checkpoint.path)
-    if source.adapter is not None and source.is_whole_model:
-        model = load_model(source.adapter.path)
-    else:
-        model = load_model(source.checkpoint.path)
-        if source.adapter is not None:
-            load_adapter(model, source.adapter.path)
+    model = load_tuned(source.checkpoint.path, None if source.adapter is None else source.adapter.path)
     context = getattr(model.config, "max_position_embeddings", None) or 1 << 20
     talks = model.config.family in _TALKS
     questions = _questions(source) if talks else []
@@ -214,7 +210,7 @@ def _write_adapter(making: Export, draft: Path) -> None:
     adapter, base = making.source.adapter, making.source.checkpoint
     assert adapter is not None
     for name in adapter.files:
-        if name.startswith(("adapter_", "heads")):
+        if name.startswith(("adapter_", "heads", TASK_FILE)):
             (draft / name).write_bytes(adapter.file(name).read_bytes())
     path = draft / "adapter_config.json"
     table = json.loads(path.read_text(encoding="utf-8"))
@@ -222,8 +218,7 @@ def _write_adapter(making: Export, draft: Path) -> None:
     path.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     _write_tokenizer(making, draft)
     making.notes["numbers"] = "float32"
-    again = load_model(base.path)
-    load_adapter(again, draft)
+    again = load_tuned(base.path, draft)
     making.check(again, "written and attached to its base again", "float32")
     require_same_ids(making.prompts, making.tokenizer, _tokenizer_of(draft))
 

@@ -170,7 +170,8 @@ def compare(reference: Reading, other: Reading, what: str, format: str) -> Agree
             f"{what} says something else than the trained one: logits differ by up to "
             f"{found.max_logit_difference:.3g} (allowed {found.bound.max_logit_difference:g}), by "
             f"{found.kl_per_token:.3g} nats for a token (allowed {found.bound.kl_per_token:g}), and the likeliest "
-            f"token is the same at {100 * found.same_tokens:.1f} % of places (at least {100 * found.bound.same_tokens:g} %)"
+            f"token is the same at {100 * found.same_tokens:.1f} % of places (at least "
+            f"{100 * found.bound.same_tokens:g} %)"
         )
     return found
 
