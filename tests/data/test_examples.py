@@ -86,7 +86,7 @@ def test_a_broken_line_among_good_ones_loses_no_other(tmp_path):
     found = read_examples(lines(tmp_path / "examples.jsonl", rows))
     assert len(found.examples) == 58 and found.examples[30].question == "q31"
     assert [place for place, _ in found.rejected] == ["line 31", "line 41"]
-    assert "broken JSON" in found.rejected[0][1] and "expected" in found.rejected[1][1]
+    assert "broken JSON" in found.rejected[0][1] and found.rejected[1][1] == "answer is missing"
     assert found.examples[0].place == "examples.jsonl, line 1"
     with (tmp_path / "examples.jsonl").open("ab") as file:
         file.write(b'\n{"question": "q", "answer": "\xff"}\n' * 2)
@@ -126,6 +126,10 @@ def test_questions_and_answers_in_the_shapes_people_have(tmp_path):
     assert turns(example) == [("user", "q"), ("assistant", "a")]
     _, example = first_of(tmp_path, {"prompt": "As JSON, please.", "completion": '[{"a": 1}]'})
     assert example.answer == '[{"a": 1}]'
+    found, example = first_of(tmp_path, {"instruction": "i", "context": "c", "response": "o", "category": "x"})
+    assert found.shape == "Dolly" and example.question == "i\nc" and example.answer == "o"
+    _, example = first_of(tmp_path, {"system_prompt": "s", "question": "q", "response": "a"})
+    assert turns(example) == [("system", "s"), ("user", "q"), ("assistant", "a")]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +226,14 @@ def test_questions_asked_of_a_text(tmp_path):
             first_of(tmp_path, asked | answers)
     found, example = first_of(tmp_path, asked | {"answer": "dog"}, task="instruct")
     assert isinstance(example, Conversation) and example.answer == "dog"
+
+
+def test_a_row_without_its_context_is_no_other_shape(tmp_path):
+    rows = [{"question": f"q{n}", "context": "a cat", "answer": "cat"} for n in range(40)]
+    found, _ = first_of(tmp_path, *rows, {"question": "q", "context": None, "answer": "cat"})
+    assert found.rejected == (("line 41", "context is missing"),)
+    with pytest.raises(DataError, match="line 1 is question/context/answer, and line 41 is question/answer"):
+        first_of(tmp_path, *rows, {"question": "q", "answer": "cat"})
 
 
 def test_squad_as_it_is_published(tmp_path):
@@ -331,7 +343,7 @@ def test_parquet_with_the_names_of_its_classes(tmp_path):
     pyarrow.parquet.write_table(tags, tmp_path / "b.parquet")
     assert read_examples(tmp_path / "b.parquet").examples[0].tags == ("0", "1")
     pyarrow.parquet.write_table(table, tmp_path / "c.parquet")
-    with pytest.raises(DataError, match=r"row 3: found the columns label, where text/label was expected"):
+    with pytest.raises(DataError, match="row 3: text is missing"):
         read_examples(tmp_path / "c.parquet")
     (tmp_path / "d.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
     with pytest.raises(DataError, match="broken Parquet"):

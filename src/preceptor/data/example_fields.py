@@ -1,4 +1,4 @@
-"""The columns of one row, by the names we know them by, each asked for as what it must be."""
+"""The columns of one row by our names, each asked for as what it must be."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,9 @@ class Fields:
     """The columns of a row that hold something, where it stands, and what of it every example has."""
 
     def __init__(self, columns: Mapping[str, object], place: str) -> None:
-        self._columns = columns
+        self._columns = {name: value for name, value in columns.items() if value is not None}
+        self.empty = columns.keys() - self._columns.keys()
+        """The columns that hold nothing."""
         self.place = place
 
     def __contains__(self, name: object) -> bool:

@@ -1,4 +1,4 @@
-"""Labels as they were written, and what all of them together are: classes, several classes a text, or numbers."""
+"""Labels as they were written, and whether all together they are classes or numbers."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The rows of a file of examples, one at a time: JSON, JSON lines, CSV, TSV, Parquet, and CoNLL's columns of words."""
+"""The rows of a file, one at a time: JSON, CSV, TSV, Parquet, SQuAD, and CoNLL's columns of words."""
 
 import codecs
 import csv

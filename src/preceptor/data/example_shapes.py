@@ -1,4 +1,4 @@
-"""The shapes that examples come in, known by their columns, and what an example of each is made from."""
+"""The shapes that examples come in, known by their columns."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ LABELS = ("label", "labels", "score", "target", "targets")
 _TEXTS = ("text", "sentence")
 _SIDES = ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2")
 _MORE_SIDES = ("question", "sentence"), ("text", "second")
-_BESIDE = ("group", "kind", "input", "system", "history", "answer_start", "is_impossible", "prompt")
+_BESIDE = ("group", "kind", "input", "system", "system_prompt", "history", "answer_start", "is_impossible", "prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,14 @@ class Shape:
         names = [next((name for name in names if name in row), None) for names in self.columns]
         return None if None in names else tuple(name for name in names if name is not None)
 
+    def lacking(self, row: Fields) -> str:
+        """The first column that a row has and that holds nothing, where with such columns it were of this shape."""
+        empty = [next((name for name in names if name in row.empty), "") for names in self.columns]
+        present = [any(name in row for name in names) for names in self.columns]
+        if not all(name or is_there for name, is_there in zip(empty, present, strict=True)):
+            return ""
+        return next((name for name, is_there in zip(empty, present, strict=True) if not is_there), "")
+
     @property
     def title(self) -> str:
         """What the shape is called in messages: by the first name of each column."""
@@ -72,13 +80,14 @@ def _closed(row: Fields, messages: list[Message]) -> Conversation:
 
 
 def _alpaca(row: Fields, names: Sequence[str]) -> Conversation:
-    messages = [Message("system", said)] if (said := row.optional("system")) else []
+    system = row.optional("system") or row.optional("system_prompt")
+    messages = [Message("system", system)] if system else []
     for turn in row.items("history") if "history" in row else ():
         if not isinstance(turn, list) or len(turn) != 2:
             raise UnfitError("history is not a list of pairs")
         messages += [Message("user", text_of(turn[0], "history")), Message("assistant", text_of(turn[1], "history"))]
     asked, said = row.text(names[0]), row.text(names[1])
-    if more := row.optional("input"):
+    if more := row.optional("input") or row.optional("context"):
         asked = f"{asked}\n{more}"
     return _closed(row, [*messages, Message("user", asked), Message("assistant", said)])
 
@@ -202,9 +211,9 @@ SHAPES = (
     Shape((("tokens", "words"), ("tags", "ner_tags", "pos_tags", "labels")), ("tag",), _tagged),
     Shape((("question",), ("context",), ("answers", "answer")), ("answer",), _answered),
     *(Shape(((first,), (second,), LABELS), _CLASSES, _labelled) for first, second in (*_SIDES, *_MORE_SIDES)),
-    Shape((("instruction",), ("output",)), ("instruct",), _alpaca),
+    Shape((("instruction",), ("output", "response")), ("instruct",), _alpaca),
     Shape((("prompt",), ("completion", "response")), ("instruct",), _prompted),
-    Shape((("question",), ("answer",)), ("instruct",), _alpaca),
+    Shape((("question",), ("answer", "response")), ("instruct",), _alpaca),
     Shape((("translation",),), _TARGETS, _translation),
     Shape((("source",), ("target",)), _TARGETS, _pair),
     Shape((("document", "dialogue"), ("summary",)), ("summarise", "translate"), _pair),
@@ -218,6 +227,7 @@ KNOWN = sorted({name for shape in SHAPES for names in shape.columns for name in 
 _TITLES = {
     ("chosen", "rejected"): "chosen/rejected",
     ("instruction", "output"): "alpaca",
+    ("instruction", "response"): "Dolly",
     ("conversations",): "ShareGPT",
     ("question", "context", "answers"): "SQuAD",
 }

@@ -145,6 +145,8 @@ class _Reading:
             raise UnfitError(f"expected an object with its columns; found {type(row.columns).__name__}")
         fields = Fields(self._renamed(row.columns), f"{self._path.name}, {row.place}")
         if self._shape is None or (names := self._shape.found(fields)) is None:
+            if self._shape is not None and (lacking := self._shape.lacking(fields)):
+                raise UnfitError(f"{lacking} is missing")
             if (found := shape_of(fields, self._task)) is None:
                 self._odd = self._odd or fields
                 raise UnfitError(self._lacking(fields))
@@ -156,9 +158,8 @@ class _Reading:
 
     def _renamed(self, columns: Mapping[str, object]) -> dict[str, object]:
         """The columns that hold something, by our names."""
-        found = {name: value for name, value in columns.items() if value is not None}
-        taken = {ours: _member(found, theirs) for ours, theirs in self._columns.items()}
-        mapped = {ours: value for ours, value in taken.items() if value is not None}
+        found = dict(columns)
+        mapped = {ours: _member(found, theirs) for ours, theirs in self._columns.items()}
         for theirs in set(self._columns.values()):
             found.pop(theirs if theirs in found else theirs.partition(".")[0], None)
         # A column of the file that has by chance the name that another is mapped to is not that column.
