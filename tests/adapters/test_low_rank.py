@@ -8,7 +8,9 @@ import torch
 
 from preceptor.adapters.adapter import trainable
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.adapters.low_rank import LowRankLinear, attach, load_adapter, merge, save_adapter
+from preceptor.adapters.attach import load_adapter, merge, save_adapter
+from preceptor.adapters.low_rank import LowRankLinear
+from preceptor.adapters.low_rank_targets import attach
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.decoder import Decoder, build
 from preceptor.models.decoder_config import DecoderConfig
@@ -117,6 +119,7 @@ def test_an_adapter_of_another_model_or_a_torn_one_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({**table, "peft_type": "PREFIX_TUNING"}))
     with pytest.raises(ArtifactError, match="PREFIX_TUNING"):
         load_adapter(build(CONFIG), tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(table))
     (tmp_path / "adapter_model.safetensors").write_bytes(b"\x00" * 5)
     with pytest.raises(ArtifactError, match="does not hold"):
         load_adapter(build(CONFIG), tmp_path)

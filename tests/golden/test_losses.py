@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.adapters.low_rank import attach
+from preceptor.adapters.low_rank_targets import attach
 from preceptor.models.decoder import build
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.objectives.batch import Batches

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from preceptor.adapters.low_rank import AdapterConfig, attach
+from preceptor.adapters.adapter_config import AdapterConfig
+from preceptor.adapters.low_rank_targets import attach
 from preceptor.models.decoder import build
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.encoder import build as build_encoder

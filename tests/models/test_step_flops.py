@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.adapters.low_rank import attach
+from preceptor.adapters.low_rank_targets import attach
 from preceptor.models import decoder, encoder_decoder
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.describe import describe

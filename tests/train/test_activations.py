@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.adapters.low_rank import attach
+from preceptor.adapters.low_rank_targets import attach
 from preceptor.core.errors import OutputError
 from preceptor.models import decoder, encoder, encoder_decoder, two_stream
 from preceptor.models.decoder_config import DecoderConfig

@@ -1,7 +1,5 @@
 """What every adapter has in common: it takes a built model and returns one in which only the adapter trains."""
 
-from collections.abc import Iterator
-
 from torch import nn
 
 
@@ -24,9 +22,7 @@ def trainable(model: nn.Module) -> tuple[int, int]:
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
-def named_linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, nn.Linear]]:
-    """Every linear layer as (parent, name in the parent, full name, layer)."""
-    for parent_name, parent in model.named_modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Linear):
-                yield parent, name, f"{parent_name}.{name}" if parent_name else name, child
+def trainable_table(model: nn.Module) -> str:
+    """How much of a model trains, in the line by which the field knows it."""
+    few, many = trainable(model)
+    return f"trainable params: {few:,} || all params: {many:,} || trainable%: {100 * few / many:.4f}"

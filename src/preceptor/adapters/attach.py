@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from preceptor.adapters import low_rank, prefix, prompt
+from preceptor.adapters import low_rank_files, low_rank_targets, merging, prefix, prompt
 from preceptor.adapters.adapter import freeze, train_heads
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.core.errors import ArtifactError, ConfigError
+from preceptor.core.errors import ArtifactError, ConfigError, output_errors
+from preceptor.models.interchange import save_heads, with_heads
 from preceptor.models.language_model import LanguageModel
 
-CONFIG_FILE = low_rank.CONFIG_FILE
+CONFIG_FILE = low_rank_files.CONFIG_FILE
 
 
 def adapt(
@@ -33,7 +34,7 @@ def adapt(
         return model
     freeze(model)
     if config.kind == "lora":
-        low_rank.attach(model, config, generator)
+        low_rank_targets.attach(model, config, generator)
     elif config.kind == "prefix":
         prefix.attach(model, config, generator)
     else:
@@ -49,35 +50,40 @@ def save_adapter(model: LanguageModel, config: AdapterConfig, folder: Path, base
         ConfigError: the kind is full, which is no adapter.
         OutputError: the folder cannot be written.
     """
+    if config.kind == "full":
+        raise ConfigError("kind full leaves no adapter to save", remedy="save the whole model instead")
+    with output_errors(folder):
+        save_heads(model, folder)
     if config.kind == "lora":
-        low_rank.save_adapter(model, config, folder, base)
+        low_rank_files.save_adapter(model, config, folder, base)
     elif config.kind == "prefix":
         prefix.save(model, folder, base)
-    elif config.kind == "prompt":
-        prompt.save(model, folder, base)
     else:
-        raise ConfigError(f"kind {config.kind} leaves no adapter to save", remedy="save the whole model instead")
+        prompt.save(model, folder, base)
 
 
-def load_adapter(model: LanguageModel, folder: Path) -> LanguageModel:
+def load_adapter(model: LanguageModel, folder: Path, base: str = "") -> LanguageModel:
     """The model with the adapter and the heads of a folder, in place, in evaluation mode.
+
+    ``base`` is the id of the model, where it is known.
 
     Raises:
         ArtifactError: a file is missing or torn, or the adapter is of a kind that is not known, or of another model.
+        MismatchError: the adapter is of another base.
     """
     kind = peft_type(folder)
     if kind == "LORA":
-        low_rank.load_adapter(model, folder)
+        low_rank_files.load_adapter(model, folder, base)
     elif kind == prefix.PEFT_TYPE:
-        prefix.load(model, folder)
+        prefix.load(model, folder, base)
     elif kind == prompt.PEFT_TYPE:
-        prompt.load(model, folder)
+        prompt.load(model, folder, base)
     else:
         raise ArtifactError(
             f"{folder}: peft_type is {kind!r}, which is not known here",
             remedy=f"use an adapter of one of: LORA, {prefix.PEFT_TYPE}, {prompt.PEFT_TYPE}",
         )
-    return model.eval()
+    return with_heads(model, folder).eval()
 
 
 def peft_type(folder: Path) -> str:
@@ -99,7 +105,8 @@ def merge(model: LanguageModel) -> LanguageModel:
     """The model with its adapter folded into its weights, in place.
 
     Raises:
-        ConfigError: the adapter is a prefix or a prompt, which no weights can stand for.
+        ConfigError: the adapter is a prefix or a prompt, which no weights can stand for; or it changes the embedding
+            and not the output layer that shares its weights.
     """
     if model.num_prefix_tokens or prompt.virtual_ids(model):
         raise ConfigError(
@@ -107,8 +114,7 @@ def merge(model: LanguageModel) -> LanguageModel:
             "the model can stand for it",
             remedy="export the adapter beside its base model, or train one of kind lora, which can be merged",
         )
-    low_rank.merge(model)
-    return model
+    return merging.merge(model)
 
 
 def virtual_ids(model: LanguageModel) -> list[int]:

@@ -1,146 +1,286 @@
-"""LoRA: the change of a linear layer as the product of two thin matrices, saved in peft's layout."""
+"""LoRA: the change of a layer as the product of two thin matrices, alone or with what has been proposed since."""
 
-import json
 import math
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from preceptor.adapters.adapter import freeze, named_linears
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.core.errors import ArtifactError, ConfigError, output_errors
-
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-_PREFIX = "base_model.model."
+from preceptor.adapters.low_rank_product import low_rank_linear
+from preceptor.core.errors import ConfigError
 
 
-class LowRankLinear(nn.Module):
-    """A frozen linear layer plus a trained change of low rank: y = W x + (alpha / R) B A x.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LowRankShape:
+    """What sets the change of one layer apart from that of another."""
 
-    A starts random and B at zero, so that the change starts at nothing.
+    rank: int
+    alpha: float
+    rank_stabilised: bool = False
+    dropout: float = 0.0
+    magnitude: bool = False
 
-    Source: Hu et al. 2021, LoRA, eq. 3; the start of A as in peft.
+    @property
+    def scaling(self) -> float:
+        """What the product of the matrices is multiplied by. Source: Kalajdzievski 2023, eq. 4, for the root."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+
+
+@torch.no_grad()
+def dense_weight(layer: nn.Module) -> Tensor:
+    """The weights of a linear layer or an embedding as a matrix of numbers, also where they are kept in 4 bits."""
+    weight: Any = layer.weight
+    if getattr(weight, "quant_state", None) is None:
+        return weight  # type: ignore[no-any-return]
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[no-any-return]
+
+
+def is_quantised(layer: nn.Module) -> bool:
+    """Whether the weights of a layer are no matrix of numbers, so that nothing can be added to them."""
+    weight: Any = layer.weight
+    return not weight.is_floating_point() or getattr(weight, "quant_state", None) is not None
+
+
+def largest_part(weight_OI: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
+    """A and B of the part of a matrix with the largest singular values. Source: Meng et al. 2024, PiSSA, eq. 2 to 4."""
+    left, values, right = torch.linalg.svd(weight_OI.float(), full_matrices=False)
+    roots = (values[:rank] / scaling).sqrt()
+    return (roots.unsqueeze(1) * right[:rank]).to(weight_OI.dtype), (left[:, :rank] * roots).to(weight_OI.dtype)
+
+
+class LowRankLayer(nn.Module):
+    """A frozen layer and its change. Matrices are of the shapes that peft gives them."""
+
+    base_layer: nn.Module
+    shape: LowRankShape
+    scaling: float
+    lora_magnitude: nn.Parameter | None
+    start: tuple[Tensor, Tensor] | None
+    """What A and B were at the start where that was taken out of the base, as PiSSA has it."""
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """A of shape R x inputs and B of shape outputs x R."""
+        raise NotImplementedError
+
+    def combined_weight(self) -> Tensor:
+        """The weights that one layer would need to do the same, of the shape of the base's."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """The shape of the change."""
+        return str(self.shape)
+
+
+class LowRankLinear(LowRankLayer):
+    """A frozen linear layer plus a trained change of low rank: y = W x + b + s B A x.
+
+    A starts random and B at zero, so that the change starts at nothing. With a magnitude, each row of W + s B A is
+    brought to a length that is trained by itself, and that starts as the length of the row of W.
+
+    Source: Hu et al. 2021, LoRA, eq. 3; the start of A as in peft; Liu et al. 2024, DoRA, eq. 5, and section 4.3 for
+    the length of W + s B A, which is a constant to gradients.
     """
 
-    def __init__(self, base_layer: nn.Linear, config: AdapterConfig, generator: torch.Generator | None = None) -> None:
+    base_layer: nn.Linear
+    squares_O: Tensor | None
+
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        shape: LowRankShape,
+        generator: torch.Generator | None = None,
+        *,
+        pissa: bool = False,
+    ) -> None:
         super().__init__()
-        self.base_layer = base_layer
-        self.scaling = config.alpha / config.rank
-        weight = base_layer.weight
-        self.lora_A = nn.Parameter(weight.new_empty(config.rank, base_layer.in_features))
-        self.lora_B = nn.Parameter(weight.new_zeros(base_layer.out_features, config.rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5), generator=generator)
-        self.dropout = nn.Dropout(config.dropout)
+        self.base_layer, self.shape, self.scaling, self.start = base_layer, shape, shape.scaling, None
+        like = _float_like(base_layer)
+        self.lora_A = nn.Parameter(like.new_empty(shape.rank, base_layer.in_features))
+        self.lora_B = nn.Parameter(like.new_zeros(base_layer.out_features, shape.rank))
+        if pissa:
+            self._take_largest()
+        elif not like.is_meta:
+            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5), generator=generator)
+        squares = dense_weight(base_layer).float().square().sum(1) if shape.magnitude else None
+        self.register_buffer("squares_O", squares, persistent=False)
+        self.lora_magnitude = nn.Parameter(squares.sqrt().to(like.dtype)) if squares is not None else None
+        self.dropout = nn.Dropout(shape.dropout) if shape.dropout else nn.Identity()
+
+    @torch.no_grad()
+    def _take_largest(self) -> None:
+        """Start as the largest part of the base, which keeps the rest."""
+        weight = self.base_layer.weight
+        self.start = largest_part(weight, self.shape.rank, self.scaling)
+        for matrix, value in zip(self.matrices(), self.start, strict=True):
+            matrix.copy_(value)
+        weight.data = weight.data.addmm(self.lora_B, self.lora_A, alpha=-self.scaling)
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """A of shape R x inputs and B of shape outputs x R."""
+        return self.lora_A, self.lora_B
 
     def forward(self, x: Tensor) -> Tensor:
         """What the adapted layer gives, of the base layer's output shape."""
-        change = nn.functional.linear(nn.functional.linear(self.dropout(x), self.lora_A), self.lora_B)
-        return torch.add(self.base_layer(x), change, alpha=self.scaling)
+        if self.lora_magnitude is None and isinstance(self.dropout, nn.Identity):
+            return low_rank_linear(x, self.base_layer, self.lora_A, self.lora_B, self.scaling)
+        change = F.linear(F.linear(self.dropout(x), self.lora_A), self.lora_B)
+        if self.lora_magnitude is None:
+            return torch.add(self.base_layer(x), change, alpha=self.scaling)
+        return self._with_magnitude(x, change)
+
+    def _with_magnitude(self, x: Tensor, change: Tensor) -> Tensor:
+        """Dropped inputs count for the change alone, as peft has it."""
+        assert self.lora_magnitude is not None
+        bias = self.base_layer.bias
+        base = self.base_layer(x)
+        factor_O = (self.lora_magnitude / self._lengths()).to(base.dtype)
+        if bias is None:
+            return factor_O * torch.add(base, change, alpha=self.scaling)
+        return factor_O * torch.add(base - bias, change, alpha=self.scaling) + bias
 
     @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """The base layer with the change added to its weights, in place."""
-        self.base_layer.weight.addmm_(self.lora_B, self.lora_A, alpha=self.scaling)
-        return self.base_layer
+    def _lengths(self) -> Tensor:
+        """The length of each row of W + s B A, without that matrix ever being made."""
+        assert self.squares_O is not None
+        a_RI, b_OR = self.lora_A.float(), self.lora_B.float()
+        mixed_O = (dense_weight(self.base_layer).float() @ a_RI.t() * b_OR).sum(1)
+        change_O = (b_OR @ (a_RI @ a_RI.t()) * b_OR).sum(1)
+        return (self.squares_O + 2 * self.scaling * mixed_O + self.scaling**2 * change_O).clamp_(min=0).sqrt()
+
+    def combined_weight(self) -> Tensor:
+        """The weights that one linear layer would need to do the same, of shape O I."""
+        weight = dense_weight(self.base_layer)
+        # As one sum, not in place, so that the base stays what it is.
+        combined = torch.addmm(weight, self.lora_B.to(weight.dtype), self.lora_A.to(weight.dtype), alpha=self.scaling)
+        if self.lora_magnitude is None:
+            return combined
+        return (self.lora_magnitude / self._lengths()).unsqueeze(1).to(weight.dtype) * combined
 
 
-def attach(model: nn.Module, config: AdapterConfig, generator: torch.Generator | None = None) -> nn.Module:
-    """The model with every targeted linear layer wrapped in place; only the adapters train.
+class LowRankEmbedding(LowRankLayer):
+    """A frozen embedding plus a trained change of low rank, row i of which is s B times column i of A.
+
+    A starts at zero and B random. Where the embedding's weights are also those of the output layer, the change may
+    count there too: ``ties_output``. With a magnitude, each column of the table has a length that is trained by itself.
+
+    Source: Hu et al. 2021, LoRA, eq. 3; names and starts as in peft.
+    """
+
+    base_layer: nn.Embedding
+    squares_D: Tensor | None
+
+    def __init__(
+        self,
+        base_layer: nn.Embedding,
+        shape: LowRankShape,
+        generator: torch.Generator | None = None,
+        *,
+        ties_output: bool = False,
+    ) -> None:
+        super().__init__()
+        self.base_layer, self.shape, self.scaling, self.start = base_layer, shape, shape.scaling, None
+        self.ties_output = ties_output
+        like = base_layer.weight
+        self.lora_embedding_A = nn.Parameter(like.new_zeros(shape.rank, base_layer.num_embeddings))
+        self.lora_embedding_B = nn.Parameter(like.new_empty(base_layer.embedding_dim, shape.rank))
+        if not like.is_meta:
+            nn.init.normal_(self.lora_embedding_B, generator=generator)
+        squares = like.detach().float().square().sum(0) if shape.magnitude else None
+        self.register_buffer("squares_D", squares, persistent=False)
+        self.lora_magnitude = nn.Parameter(squares.sqrt().to(like.dtype)) if squares is not None else None
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The base's weights."""
+        return self.base_layer.weight
+
+    @property
+    def output_weight_VD(self) -> Tensor:
+        """The weights of an output layer that shares those of this embedding."""
+        return self.combined_weight() if self.ties_output else self.base_layer.weight
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """A of shape R x vocabulary and B of shape width x R."""
+        return self.lora_embedding_A, self.lora_embedding_B
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The rows of these ids, of shape ... D."""
+        change = F.embedding(ids, self.lora_embedding_A.t()) @ self.lora_embedding_B.t()
+        rows: Tensor = torch.add(self.base_layer(ids), change, alpha=self.scaling)
+        return rows if self.lora_magnitude is None else (self.lora_magnitude / self._lengths()).to(rows.dtype) * rows
+
+    @torch.no_grad()
+    def _lengths(self) -> Tensor:
+        """The length of each column of the changed table."""
+        assert self.squares_D is not None
+        a_RV, b_DR = self.lora_embedding_A.float(), self.lora_embedding_B.float()
+        mixed_D = ((a_RV @ self.base_layer.weight.float()).t() * b_DR).sum(1)
+        change_D = (b_DR @ (a_RV @ a_RV.t()) * b_DR).sum(1)
+        return (self.squares_D + 2 * self.scaling * mixed_D + self.scaling**2 * change_D).clamp_(min=0).sqrt()
+
+    def combined_weight(self) -> Tensor:
+        """The table that one embedding would need to do the same, of shape V D."""
+        weight = self.base_layer.weight
+        combined = torch.addmm(weight, self.lora_embedding_A.t(), self.lora_embedding_B.t(), alpha=self.scaling)
+        return combined if self.lora_magnitude is None else (self.lora_magnitude / self._lengths()) * combined
+
+
+def _float_like(layer: nn.Linear) -> Tensor:
+    """A tensor of the type and on the device that matrices beside a layer should have."""
+    if not is_quantised(layer):
+        return layer.weight
+    return torch.empty(0, dtype=torch.float32, device=layer.weight.device)
+
+
+def shape_of(config: AdapterConfig, rank: int = 0, alpha: float = 0.0) -> LowRankShape:
+    """The change of a layer, with another rank or alpha than the configuration's where one is given."""
+    return LowRankShape(
+        rank=rank or config.rank,
+        alpha=alpha or config.alpha,
+        rank_stabilised=config.rank_stabilised,
+        dropout=config.dropout,
+        magnitude=config.magnitude,
+    )
+
+
+def wrapped(
+    layer: nn.Module,
+    shape: LowRankShape,
+    generator: torch.Generator | None = None,
+    *,
+    pissa: bool = False,
+    ties_output: bool = False,
+) -> LowRankLayer:
+    """A linear layer or an embedding with a change that starts at nothing, or as the largest part of the layer.
 
     Raises:
-        ConfigError: a target names no linear layer of the model.
+        ConfigError: the rank is larger than the matrix, the weights of the layer are in 4 bits, of which nothing can
+            be taken out, or an embedding that is the output layer too is to have magnitudes.
     """
-    layers = [each for each in named_linears(model) if not each[2].startswith(("heads.", "lm_head"))]
-    names = {name for _, name, _, _ in layers}
-    targets = config.target_modules or sorted(names)
-    if missing := [target for target in targets if target not in names]:
-        raise ConfigError(
-            f"finetuning.adapter.target_modules: the model has no linear layer named {missing[0]!r}",
-            path="finetuning.adapter.target_modules",
-            expected=f"some of {', '.join(sorted(names))}",
-            remedy=f"choose from {', '.join(sorted(names))}",
-        )
-    freeze(model)
-    for parent, name, _, layer in layers:
-        if name in targets:
-            setattr(parent, name, LowRankLinear(layer, config, generator))
-    return model
-
-
-def merge(model: nn.Module) -> nn.Module:
-    """The model with every adapter folded into its base layer, in place."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, LowRankLinear):
-                setattr(module, name, child.merged())
-    return model
-
-
-def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters' tensors under peft's names."""
-    state = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LowRankLinear):
-            state[f"{_PREFIX}{name}.lora_A.weight"] = module.lora_A.detach().contiguous()
-            state[f"{_PREFIX}{name}.lora_B.weight"] = module.lora_B.detach().contiguous()
-    return state
-
-
-def save_adapter(model: nn.Module, config: AdapterConfig, folder: Path, base: str) -> None:
-    """Write adapter_config.json and adapter_model.safetensors; ``base`` names the model they belong to."""
-    table = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
-        "target_modules": sorted(
-            {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, LowRankLinear)}
-        ),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
-    with output_errors(folder):
-        save_file(adapter_state(model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        (folder / CONFIG_FILE).write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
-    """The model with the adapter of a folder attached, in evaluation mode.
-
-    Raises:
-        ArtifactError: a file is missing or torn, the adapter is not a LoRA, or a tensor does not fit the model.
-    """
-    try:
-        table = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        state = load_file(folder / WEIGHTS_FILE)
-        if table["peft_type"] != "LORA":
-            raise ValueError(f"peft_type is {table['peft_type']!r}, not 'LORA'")
-        config = AdapterConfig(
-            rank=table["r"], alpha=table["lora_alpha"], target_modules=tuple(sorted(table["target_modules"]))
-        )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ArtifactError(
-            f"{folder} does not hold a LoRA adapter that can be read: {error}",
-            remedy=f"name a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as `preceptor finetune` writes it",
-        ) from error
-    attach(model, config)
-    ours = adapter_state(model)
-    for name in sorted(ours.keys() | state.keys()):
-        if name not in state or name not in ours or state[name].shape != ours[name].shape:
-            raise ArtifactError(
-                f"{folder / WEIGHTS_FILE}: tensor {name} does not fit the base model",
-                remedy=f"attach it to the model it was trained on: {table.get('base_model_name_or_path')}",
+    if isinstance(layer, nn.Embedding):
+        if shape.magnitude and ties_output:
+            raise ConfigError(
+                "magnitudes cannot be trained of an embedding that is also the output layer",
+                path="finetuning.adapter.magnitude",
+                remedy="leave the embedding out of target_modules, or set magnitude = false",
             )
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, LowRankLinear)}
-    with torch.no_grad():
-        for name, module in modules.items():
-            module.lora_A.copy_(state[f"{_PREFIX}{name}.lora_A.weight"])
-            module.lora_B.copy_(state[f"{_PREFIX}{name}.lora_B.weight"])
-    return model.eval()
+        return LowRankEmbedding(layer, shape, generator, ties_output=ties_output)
+    assert isinstance(layer, nn.Linear)
+    if pissa and is_quantised(layer):
+        raise ConfigError(
+            'start = "pissa" takes a part out of the base, which cannot be done where it is in 4 bits',
+            path="finetuning.adapter.start",
+            remedy='set start = "random", or leave the base as it is',
+        )
+    if pissa and shape.rank > min(layer.in_features, layer.out_features):
+        raise ConfigError(
+            f"a layer from {layer.in_features} to {layer.out_features} has no {shape.rank} singular values",
+            path="finetuning.adapter.rank",
+            remedy=f"set a rank of at most {min(layer.in_features, layer.out_features)}",
+        )
+    return LowRankLinear(layer, shape, generator, pissa=pissa)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.family import ModelFamily
 from preceptor.models.initialisation import draw_weights
-from preceptor.models.language_model import LanguageModel
+from preceptor.models.language_model import LanguageModel, shared_output_weight
 from preceptor.nn.attention import Attention, AttentionShape, KeyValueCache, prefixed
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.layers import FeedForward, RMSNorm, which_run
@@ -153,7 +153,7 @@ class Decoder(LanguageModel):
     @property
     def output_weight_VD(self) -> Tensor:
         """The weights that turn a state into scores of the vocabulary."""
-        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return shared_output_weight(self.model.embed_tokens) if self.lm_head is None else self.lm_head.weight
 
     @property
     def input_embedding(self) -> nn.Embedding:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from preceptor.models.encoder_config import EncoderConfig
 from preceptor.models.family import ModelFamily
 from preceptor.models.initialisation import draw_weights
-from preceptor.models.language_model import LanguageModel
+from preceptor.models.language_model import LanguageModel, shared_output_weight
 from preceptor.nn.attention import Attention, AttentionShape
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.layers import ACTIVATIONS, FeedForward, which_run
@@ -152,7 +152,7 @@ class Encoder(LanguageModel):
     def output_weight_VD(self) -> Tensor:
         """The weights that turn a state into scores of the vocabulary."""
         decoder = self._head().decoder
-        return self.embed_tokens.weight if decoder is None else decoder.weight
+        return shared_output_weight(self.embed_tokens) if decoder is None else decoder.weight
 
     @property
     def output_bias_V(self) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
 from preceptor.models.encoder_decoder_stacks import Context, SourceCache, Stack
 from preceptor.models.family import ModelFamily
-from preceptor.models.language_model import LanguageModel
+from preceptor.models.language_model import LanguageModel, shared_output_weight
 from preceptor.nn.attention import Attention, prefixed
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.masks import cross_attention_mask
@@ -38,7 +38,7 @@ class EncoderDecoder(LanguageModel):
     @property
     def output_weight_VD(self) -> Tensor:
         """The weights that turn a state into scores of the vocabulary."""
-        return self.shared.weight if self.lm_head is None else self.lm_head.weight
+        return shared_output_weight(self.shared) if self.lm_head is None else self.lm_head.weight
 
     @property
     def output_bias_V(self) -> Tensor | None:

@@ -101,7 +101,7 @@ def save_model(
     table = to_config_json(model.config, end_of_text_id) | {"dtype": str(dtype).removeprefix("torch.")}
     state = to_their_tensors(architecture_of(model.config), model.config, _without_heads(model.state_dict()))
     with output_errors(folder):
-        _save_heads(model, folder)
+        save_heads(model, folder)
         _save_tensors({name: tensor.to(dtype).contiguous() for name, tensor in state.items()}, folder, max_shard_bytes)
         _write_json(folder / CONFIG_FILE, table)
         if end_of_text_id is not None:
@@ -114,7 +114,7 @@ def _without_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.startswith("heads.")}
 
 
-def _save_heads(model: LanguageModel, folder: Path) -> None:
+def save_heads(model: LanguageModel, folder: Path) -> None:
     """Write the heads beside the model, where there are any; in float32, whatever the model is saved in."""
     if not model.heads:
         return
@@ -124,7 +124,7 @@ def _save_heads(model: LanguageModel, folder: Path) -> None:
     _write_json(folder / HEADS_FILE, heads)
 
 
-def _with_heads(model: LanguageModel, folder: Path) -> LanguageModel:
+def with_heads(model: LanguageModel, folder: Path) -> LanguageModel:
     """The model with the heads that were saved beside it.
 
     Raises:
@@ -182,7 +182,7 @@ def load_model(folder: Path) -> LanguageModel:
             f"{folder} does not hold a model that can be read: {error}",
             remedy=_remedy(folder),
         ) from error
-    return _with_heads(model_of(architecture, config, state, folder), folder)
+    return with_heads(model_of(architecture, config, state, folder), folder)
 
 
 def _remedy(folder: Path) -> str:

@@ -22,6 +22,12 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.dim() == 2 and not name.endswith(_NOT_HIDDEN)
 
 
+def shared_output_weight(embedding: nn.Embedding) -> Tensor:
+    """The weights of an output layer that are those of the embedding, with its change where it is adapted."""
+    weight: Tensor = getattr(embedding, "output_weight_VD", embedding.weight)
+    return weight
+
+
 class LanguageModel(nn.Module):
     """A model of any family. A family says how states are made, and what stands between them and the scores."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.models.family import ModelFamily
-from preceptor.models.language_model import LanguageModel
+from preceptor.models.language_model import LanguageModel, shared_output_weight
 from preceptor.models.two_stream_config import TwoStreamConfig
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.layers import FeedForward, which_run
@@ -177,7 +177,7 @@ class TwoStream(LanguageModel):
     @property
     def output_weight_VD(self) -> Tensor:
         """The weights that turn a state into scores of the vocabulary."""
-        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return shared_output_weight(self.model.embed_tokens) if self.lm_head is None else self.lm_head.weight
 
     @property
     def output_bias_V(self) -> Tensor:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from preceptor.adapters.low_rank import load_adapter
+from preceptor.adapters.attach import load_adapter
 from preceptor.core.artifact import Draft
 from preceptor.core.errors import output_errors
 from preceptor.core.interrupt import Stop

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from preceptor.adapters.adapter import trainable
-from preceptor.adapters.low_rank import attach, save_adapter
+from preceptor.adapters.attach import adapt, save_adapter
 from preceptor.core.artifact import Draft
 from preceptor.core.seeds import derive
 from preceptor.data.examples import Example
@@ -51,7 +51,7 @@ def finetune(
     keep_freed_memory()
     model = load_decoder(base)
     resolve_model(model.config, config, tokenizer)
-    attach(model, config.adapter, torch.Generator().manual_seed(derive(seed, "adapter")))
+    adapt(model, config.adapter, torch.Generator().manual_seed(derive(seed, "adapter")))
     freeze(model, config.optimizer)
     objective = InstructObjective(train, tokenizer, config.context_length)
     check = InstructObjective(held_out, tokenizer, config.context_length)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from preceptor.adapters.low_rank import attach
+from preceptor.adapters.attach import adapt
 from preceptor.core.errors import ConfigError, TrainingError
 from preceptor.core.seeds import derive
 from preceptor.data.examples import Example
@@ -224,7 +224,7 @@ def finetuning_range_test(
     keep_freed_memory()
     model = load_decoder(base)
     resolve_model(model.config, config, tokenizer)
-    attach(model, config.adapter, torch.Generator().manual_seed(derive(seed, "adapter")))
+    adapt(model, config.adapter, torch.Generator().manual_seed(derive(seed, "adapter")))
     freeze(model, config.optimizer)
     objective = InstructObjective(train, tokenizer, config.context_length)
     engine = place(model)

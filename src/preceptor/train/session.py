@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preceptor.adapters.low_rank_targets import adapter_rate_scales
 from preceptor.core.errors import ConfigError, output_errors
 from preceptor.core.progress import say
 from preceptor.core.seeds import derive
@@ -21,7 +22,7 @@ from preceptor.train.length import joules_of, length_of
 from preceptor.train.loop import fit
 from preceptor.train.optim import Optimizer
 from preceptor.train.placement import prepared, rows_that_fit
-from preceptor.train.run import TrainingConfig
+from preceptor.train.run import FinetuningConfig, TrainingConfig
 from preceptor.train.state import StopRequest, TrainState, Validation
 from preceptor.train.validation_config import MEASURE, require_measures
 from preceptor.train.validation_sets import ValidationSet, drawn_rows
@@ -149,7 +150,7 @@ def measured(engine: Engine, validation: Objective, rows: Sequence[int], width: 
 
 
 def width_scales(engine: Engine, config: TrainingConfig) -> dict[str, float]:
-    """What the learning rate of each weight is multiplied by, for the width of the model.
+    """What the learning rate of each weight is multiplied by, for the width of the model and for its adapter.
 
     Raises:
         ConfigError: the optimizer's updates follow the size of gradients, for which these scales are not.
@@ -160,7 +161,11 @@ def width_scales(engine: Engine, config: TrainingConfig) -> dict[str, float]:
             path="pretraining.optimizer.kind",
             remedy="choose another optimizer than sgd, or leave out model.width_base",
         )
-    return learning_rate_scales(engine.model, "muon" if config.optimizer.kind == "muon" else "adamw")
+    scales = learning_rate_scales(engine.model, "muon" if config.optimizer.kind == "muon" else "adamw")
+    if isinstance(config, FinetuningConfig):
+        of_adapter = adapter_rate_scales(engine.model, config.adapter)
+        scales = {name: scale * of_adapter.get(name, 1.0) for name, scale in scales.items()}
+    return scales
 
 
 def checkpoints_of(config: TrainingConfig, folder: Path, key: str) -> Checkpoints:
