@@ -51,16 +51,16 @@ def save_adapter(model: LanguageModel, config: AdapterConfig, folder: Path, base
         ConfigError: the kind is full, which is no adapter.
         OutputError: the folder cannot be written.
     """
+    if config.kind == "full":
+        raise ConfigError("kind full leaves no adapter to save", remedy="save the whole model instead")
+    with output_errors(folder):
+        save_heads(model, folder)
     if config.kind == "lora":
         low_rank_files.save_adapter(model, config, folder, base)
     elif config.kind == "prefix":
         prefix.save(model, folder, base)
-    elif config.kind == "prompt":
-        prompt.save(model, folder, base)
     else:
-        raise ConfigError(f"kind {config.kind} leaves no adapter to save", remedy="save the whole model instead")
-    with output_errors(folder):
-        save_heads(model, folder)
+        prompt.save(model, folder, base)
 
 
 def load_adapter(model: LanguageModel, folder: Path, base: str = "") -> LanguageModel:
@@ -70,14 +70,15 @@ def load_adapter(model: LanguageModel, folder: Path, base: str = "") -> Language
 
     Raises:
         ArtifactError: a file is missing or torn, or the adapter is of a kind that is not known, or of another model.
+        MismatchError: the adapter is of another base.
     """
     kind = peft_type(folder)
     if kind == "LORA":
         low_rank_files.load_adapter(model, folder, base)
     elif kind == prefix.PEFT_TYPE:
-        prefix.load(model, folder)
+        prefix.load(model, folder, base)
     elif kind == prompt.PEFT_TYPE:
-        prompt.load(model, folder)
+        prompt.load(model, folder, base)
     else:
         raise ArtifactError(
             f"{folder}: peft_type is {kind!r}, which is not known here",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from preceptor.adapters.adapter import freeze
 from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.adapters.virtual_tokens import check_room, read_virtual_tokens, write_virtual_tokens
 from preceptor.core.errors import ArtifactError, ConfigError
@@ -155,7 +156,6 @@ def save(model: LanguageModel, folder: Path, base: str) -> None:
         torch.cat(pairs, dim=1),
         {
             "peft_type": PEFT_TYPE,
-            "base_model_name_or_path": base,
             "num_layers": len(pairs) // 2,
             "num_attention_heads": shape.num_key_value_heads,
             "token_dim": shape.num_key_value_heads * shape.head_dim,
@@ -164,16 +164,18 @@ def save(model: LanguageModel, folder: Path, base: str) -> None:
             "encoder_hidden_size": shape.num_key_value_heads * shape.head_dim,
         },
         folder,
+        base,
     )
 
 
-def load(model: LanguageModel, folder: Path) -> LanguageModel:
-    """The model with the prefix of a folder, in place.
+def load(model: LanguageModel, folder: Path, base: str = "") -> LanguageModel:
+    """The model with the prefix of a folder, in place; ``base`` is the model's id where it is known.
 
     Raises:
         ArtifactError: a file is missing or torn, or the prefix is of another model.
+        MismatchError: its id says so.
     """
-    table, rows_PX = read_virtual_tokens(folder, PEFT_TYPE)
+    table, rows_PX = read_virtual_tokens(folder, PEFT_TYPE, base)
     attentions = _attentions(model)
     shape = attentions[0].shape
     width = shape.num_key_value_heads * shape.head_dim
@@ -186,6 +188,7 @@ def load(model: LanguageModel, folder: Path) -> LanguageModel:
             f"layers with {shape.num_key_value_heads} heads of {shape.head_dim}",
             remedy=f"attach it to the model it was trained on: {table.get('base_model_name_or_path')}",
         )
+    freeze(model)
     attach(model, AdapterConfig(kind="prefix", num_virtual_tokens=len(rows_PX)))
     pairs_XPKH = rows_PX.view(len(rows_PX), 2 * num_pairs, shape.num_key_value_heads, shape.head_dim).unbind(1)
     with torch.no_grad():

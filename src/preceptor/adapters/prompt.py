@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from preceptor.adapters.adapter import freeze
 from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.adapters.virtual_tokens import check_room, read_virtual_tokens, write_virtual_tokens
 from preceptor.core.errors import ArtifactError, ConfigError
@@ -110,7 +111,6 @@ def save(model: LanguageModel, folder: Path, base: str) -> None:
         embedding.prompt_PD,
         {
             "peft_type": PEFT_TYPE,
-            "base_model_name_or_path": base,
             "num_layers": model.config.num_hidden_layers,
             "num_attention_heads": model.config.num_attention_heads,
             "token_dim": embedding.embedding_dim,
@@ -118,16 +118,18 @@ def save(model: LanguageModel, folder: Path, base: str) -> None:
             "prompt_tuning_init": "RANDOM",
         },
         folder,
+        base,
     )
 
 
-def load(model: LanguageModel, folder: Path) -> LanguageModel:
-    """The model with the prompt of a folder, in place.
+def load(model: LanguageModel, folder: Path, base: str = "") -> LanguageModel:
+    """The model with the prompt of a folder, in place; ``base`` is the model's id where it is known.
 
     Raises:
         ArtifactError: a file is missing or torn, or the prompt is of another model.
+        MismatchError: its id says so.
     """
-    table, rows_PD = read_virtual_tokens(folder, PEFT_TYPE)
+    table, rows_PD = read_virtual_tokens(folder, PEFT_TYPE, base)
     width = model.input_embedding.embedding_dim
     num_tokens = table.get("num_virtual_tokens", len(rows_PD))
     # peft has as many rows again for a decoder's side, which it does not read.
@@ -136,4 +138,5 @@ def load(model: LanguageModel, folder: Path) -> LanguageModel:
             f"{folder}: a prompt of shape {tuple(rows_PD.shape)} does not fit a model of width {width}",
             remedy=f"attach it to the model it was trained on: {table.get('base_model_name_or_path')}",
         )
+    freeze(model)
     return _put(model, rows_PD[:num_tokens].clone())

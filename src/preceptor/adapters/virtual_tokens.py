@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.core.errors import ArtifactError, ConfigError, output_errors
+from preceptor.core.errors import ArtifactError, ConfigError, MismatchError, output_errors
 from preceptor.models.language_model import LanguageModel
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -37,8 +37,12 @@ def check_room(model: LanguageModel, config: AdapterConfig) -> int:
     return num_tokens
 
 
-def write_virtual_tokens(model: LanguageModel, rows_PX: Tensor, table: Mapping[str, Any], folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors: a row for each virtual token.
+def write_virtual_tokens(
+    model: LanguageModel, rows_PX: Tensor, table: Mapping[str, Any], folder: Path, base: str
+) -> None:
+    """Write adapter_config.json and adapter_model.safetensors: a row for each virtual token of an adapter.
+
+    ``base`` is the id of the model below.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -47,6 +51,7 @@ def write_virtual_tokens(model: LanguageModel, rows_PX: Tensor, table: Mapping[s
         "task_type": _TASKS.get(model.config.family, "CAUSAL_LM"),
         "num_virtual_tokens": len(rows_PX),
         "inference_mode": True,
+        "base_model_name_or_path": Path(base).name if Path(base).is_absolute() else base,
         **table,
     }
     with output_errors(folder):
@@ -55,11 +60,12 @@ def write_virtual_tokens(model: LanguageModel, rows_PX: Tensor, table: Mapping[s
         (folder / CONFIG_FILE).write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_virtual_tokens(folder: Path, peft_type: str) -> tuple[dict[str, Any], Tensor]:
-    """The settings of an adapter and a row for each virtual token.
+def read_virtual_tokens(folder: Path, peft_type: str, base: str = "") -> tuple[dict[str, Any], Tensor]:
+    """The settings of an adapter and a row for each virtual token; ``base`` is the model's id where it is known.
 
     Raises:
         ArtifactError: a file is missing or torn, or the adapter is of another kind.
+        MismatchError: the adapter is of another base.
     """
     try:
         table = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -68,9 +74,16 @@ def read_virtual_tokens(folder: Path, peft_type: str) -> tuple[dict[str, Any], T
             raise ValueError(f"peft_type is {table['peft_type']!r}, not {peft_type!r}")
         if rows_PX.dim() != 2 or len(rows_PX) < 1:
             raise ValueError(f"{_TENSOR} is of shape {tuple(rows_PX.shape)}, not a row for each virtual token")
-        return table, rows_PX
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder} does not hold an adapter of kind {peft_type} that can be read: {error}",
             remedy=f"name a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as `preceptor finetune` writes it",
         ) from error
+    made_for = str(table.get("base_model_name_or_path") or "")
+    if base and made_for and base != made_for:
+        raise MismatchError(
+            f"{folder} is an adapter of another model",
+            difference={"base": (made_for, base)},
+            remedy=f"attach it to {made_for}, or train an adapter of this model",
+        )
+    return table, rows_PX
