@@ -13,6 +13,7 @@ import click
 from preceptor import __version__
 from preceptor.cli.compare import compare
 from preceptor.cli.data import data
+from preceptor.cli.distil import distil
 from preceptor.cli.find_rate import find_rate
 from preceptor.cli.models import chat, generate, model
 from preceptor.cli.recipes import recipes
@@ -76,7 +77,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 
 _STAGES = (run, data, tokenizer, pretrain, finetune, evaluate, report)
-for command in (*_STAGES, find_rate, compare, generate, chat, model, recipes):
+for command in (*_STAGES, find_rate, distil, compare, generate, chat, model, recipes):
     cli.add_command(command)
 
 
