@@ -13,6 +13,7 @@ import click
 from preceptor import __version__
 from preceptor.cli.compare import compare
 from preceptor.cli.data import data
+from preceptor.cli.distil import distil
 from preceptor.cli.examples import examples
 from preceptor.cli.export import export
 from preceptor.cli.find_rate import find_rate
@@ -78,7 +79,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 
 _STAGES = (run, data, tokenizer, pretrain, finetune, evaluate, report)
-for command in (*_STAGES, examples, find_rate, compare, export, generate, chat, model, recipes):
+for command in (*_STAGES, examples, find_rate, compare, distil, export, generate, chat, model, recipes):
     cli.add_command(command)
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from preceptor.core.errors import ConfigError
 from preceptor.nn.inputs import Inputs
-from preceptor.nn.losses import IGNORED, cross_entropy_sum, token_losses
+from preceptor.nn.losses import IGNORED, cross_entropy_sum, losses_one_by_one, token_losses
 
 _NOT_HIDDEN = (
     *("embed_tokens.weight", "embed_positions.weight", "embed_token_types.weight", "shared.weight"),
@@ -119,6 +119,20 @@ class LanguageModel(nn.Module):
             softcap=self.logit_softcap or None,
             label_smoothing=label_smoothing,
             z_loss=z_loss,
+        )
+
+    def supervised_losses(self, inputs: Inputs, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of each supervised token in nats, with its gradient, and whether it was the likeliest, both M.
+
+        They come in reading order. For losses that are no plain sum over tokens; a sum is cheaper by ``loss_sum``.
+        """
+        supervised_BT = labels_BT != IGNORED
+        return losses_one_by_one(
+            self.to_output(self.hidden(inputs)[supervised_BT]),
+            self.output_weight_VD,
+            labels_BT[supervised_BT],
+            bias_V=self.output_bias_V,
+            softcap=self.logit_softcap or None,
         )
 
     @torch.no_grad()

@@ -142,11 +142,15 @@ def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager
 
 
 def _losses_and_gradients(
-    hidden_TD: Tensor, labels_T: Tensor, run: _Pass, wanted: tuple[bool, bool, bool]
+    hidden_TD: Tensor,
+    labels_T: Tensor,
+    run: _Pass,
+    wanted: tuple[bool, bool, bool],
+    scales_T: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, _Gradients]:
     """The loss of each token, whether it was the likeliest, and the wanted ones of hidden, weight and bias gradients.
 
-    The gradients are of the summed loss, in the precision of the sums.
+    The gradients are of the summed loss, each token's multiplied by its scale, in the precision of the sums.
     """
     num_tokens, weight_VD, precise = hidden_TD.shape[0], run.weight_VD, run.precise
     losses_T = hidden_TD.new_empty(num_tokens, dtype=precise)
@@ -160,6 +164,8 @@ def _losses_and_gradients(
         if not any(wanted):
             continue
         gradient = run.gradient(labels, normaliser, sums)
+        if scales_T is not None:
+            gradient.mul_(scales_T[chunk].unsqueeze(1))
         if by_bias_V is not None:
             by_bias_V += gradient.sum(dim=0)
         gradient = run.products(gradient)
@@ -212,6 +218,38 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
             ]
         return *scaled, None, None, None
+
+
+class _TokenLosses(torch.autograd.Function):
+    """The losses one by one. What each counts is known only in the backward pass, which makes the logits once more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        labels_T: Tensor,
+        options: _Options,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.options, ctx.dtype = options, _product_dtype(hidden_TD)
+        with _without_autocast(hidden_TD.device):
+            run = _Pass(weight_VD, bias_V, options, ctx.dtype)
+            losses_T, correct_T, _ = _losses_and_gradients(hidden_TD, labels_T, run, (False, False, False))
+        ctx.save_for_backward(hidden_TD, weight_VD, bias_V, labels_T)
+        ctx.mark_non_differentiable(correct_T)
+        return losses_T, correct_T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scales_T: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_TD, weight_VD, bias_V, labels_T = ctx.saved_tensors
+        with _without_autocast(scales_T.device):
+            run = _Pass(weight_VD, bias_V, ctx.options, ctx.dtype)
+            wanted = tuple(ctx.needs_input_grad[:3])
+            gradients = _losses_and_gradients(hidden_TD, labels_T, run, wanted, scales_T)[2]
+        given = zip(gradients, (hidden_TD, weight_VD, bias_V), strict=True)
+        return *(None if gradient is None else gradient.to(tensor.dtype) for gradient, tensor in given), None, None
 
 
 def _supervised(
@@ -284,6 +322,32 @@ def cross_entropy_sum(
         hidden_TD, weight_VD, bias_V, labels_T, options, torch.is_grad_enabled()
     )
     return loss, correct, int(labels_T.shape[0])
+
+
+def losses_one_by_one(
+    hidden_MD: Tensor,
+    weight_VD: Tensor,
+    labels_M: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The loss in nats of each token, with its gradient, and whether it was the likeliest, both M.
+
+    For losses that are no plain sum over tokens. The backward pass makes the logits once more, chunk by chunk.
+
+    Raises:
+        ValueError: if a label is not in the vocabulary or ignored, shapes do not fit, or ``softcap`` is not above 0.
+    """
+    if torch.compiler.is_compiling():
+        disabled = _uncompiled(losses_one_by_one)
+        return disabled(hidden_MD, weight_VD, labels_M, bias_V=bias_V, softcap=softcap)  # type: ignore[no-any-return]
+    hidden_TD, labels_T, _ = _supervised(hidden_MD, weight_VD, labels_M, bias_V)
+    if len(labels_T) != len(labels_M):
+        raise ValueError("a token whose loss is wanted has no label")
+    return _TokenLosses.apply(  # type: ignore[no-any-return,no-untyped-call]
+        hidden_TD, weight_VD, bias_V, labels_T, _Options(softcap)
+    )
 
 
 @torch.no_grad()

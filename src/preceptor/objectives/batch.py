@@ -192,6 +192,15 @@ def cut(batch: Batch, length: int) -> Batch:
     return replace(batch, inputs=cut_inputs, labels_BT=batch.labels_BT.reshape(-1, length))
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device; its inputs are those of one text, without another before or behind."""
+    assert batch.inputs.before is None and batch.inputs.source is None
+    named = batch.inputs._asdict()
+    inputs = Inputs(**{name: each.to(device) for name, each in named.items() if each is not None})
+    targets = None if batch.targets is None else batch.targets.to(device)
+    return Batch(inputs, batch.labels_BT.to(device), targets)
+
+
 def to_tensor(array: np.ndarray) -> Tensor:
     """The array as a tensor of 64-bit integers."""
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))

@@ -9,8 +9,10 @@ from preceptor.core.units import Duration
 from preceptor.data.example_types import Task
 from preceptor.models.config import ModelConfig
 from preceptor.models.word_vectors_config import WordVectorsConfig
+from preceptor.objectives.distil_config import DistilConfig
 from preceptor.objectives.noise_config import InputNoiseConfig
 from preceptor.objectives.objective_config import ObjectiveConfig
+from preceptor.objectives.preference_config import PreferenceConfig
 from preceptor.train.guard_config import GuardConfig
 from preceptor.train.memory_config import MemoryConfig
 from preceptor.train.optim_config import AveragingConfig, EarlyStoppingConfig, OptimizerConfig, ScheduleConfig
@@ -146,6 +148,10 @@ class FinetuningConfig(TrainingConfig):
     """What is trained."""
     quantise: Literal["none", "nf4"] = "none"
     """In which numbers the frozen weights of the base are kept: as they come, or as 4-bit NormalFloat (QLoRA)."""
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    """How the better of two answers is learned; for task = "prefer"."""
+    distil: DistilConfig = field(default_factory=DistilConfig)
+    """A larger model whose probabilities are learned beside the answers."""
     duration: str = "2 epochs"
     """How long to train: a number of steps, tokens, epochs, seconds or joules."""
     optimizer: OptimizerConfig = field(
