@@ -102,7 +102,8 @@ def killed(nursery, tmp_path_factory):
 
 def saved(folder: Path) -> list[Path]:
     """The checkpoints of the unfinished training."""
-    return sorted((folder / "run").rglob("step-*"))
+    # Folders of a run that is at work come and go, so that only where checkpoints stand is looked at.
+    return sorted((folder / "run" / "checkpoints").glob("*/step-*"))
 
 
 def asked(folder: Path, *overrides: str) -> dict:

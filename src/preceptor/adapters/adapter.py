@@ -11,6 +11,13 @@ def freeze(model: nn.Module) -> None:
         parameter.requires_grad_(False)
 
 
+def train_heads(model: nn.Module) -> None:
+    """Let the heads of a frozen model train, as what is new about it."""
+    for name, parameter in model.named_parameters():
+        if name.startswith("heads."):
+            parameter.requires_grad_(True)
+
+
 def trainable(model: nn.Module) -> tuple[int, int]:
     """How many parameters train, and how many there are."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
