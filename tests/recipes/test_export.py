@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import yaml
 from oracle import transformers_model
 
-from preceptor.adapters.low_rank import LowRankLinear, load_adapter
+from preceptor.adapters.attach import load_adapter
 from preceptor.core.errors import ArtifactError, ConfigError, OutputError
 from preceptor.core.interrupt import Stop
 from preceptor.models.gguf import read_gguf
@@ -18,11 +19,11 @@ from preceptor.models.interchange import gguf_model, load_model
 from preceptor.recipes import export as exports
 from preceptor.recipes.export import export
 from preceptor.recipes.export_source import find_source
-from preceptor.recipes.folder import newest_model
 from preceptor.recipes.forget import forget
 from preceptor.recipes.pipeline import Pipeline
 from preceptor.recipes.report import write_run_file
 from preceptor.recipes.run import load_run
+from preceptor.recipes.taint import mark
 from preceptor.tokenizer.chat import encode_prompt
 from preceptor.tokenizer.imports import import_tokenizer
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -92,22 +93,12 @@ def test_a_merged_export_is_the_trained_model_in_transformers_and_here(trained, 
     assert_same_logits(load_model(tmp_path / "to").logits(ids()), trained)
     with torch.no_grad():
         assert_same_logits(transformers_model(tmp_path / "to")(ids()).logits, trained)
-    (base,) = (load_model(newest_model_path(trained)).logits(ids()),)
+    base = load_model(find_source(trained).checkpoint.path).logits(ids())
     assert (base - original(trained)[0].logits(ids())).abs().max() > 1e-3
     assert [row["what"] for row in facts["parity"]] == ["merged", "written and loaded again"]
     assert json.loads((tmp_path / "to" / "export.json").read_text()) == facts
     assert {path.name for path in (tmp_path / "to").iterdir()} == {*facts["files"], "export.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["to"]
-
-
-def newest_model_path(out):
-    return newest_model(exports_store(out))[0].path
-
-
-def exports_store(out):
-    from preceptor.core.artifact import Store
-
-    return Store(out / "artifacts")
 
 
 def test_the_chat_template_gives_the_same_ids_in_transformers(trained, tmp_path):
@@ -170,13 +161,15 @@ def test_a_gguf_export_is_read_as_the_trained_model(trained, tmp_path, bits, tol
 
 
 def test_a_broken_merge_is_blocked(trained, tmp_path, monkeypatch):
-    kept = LowRankLinear.merged
+    kept = exports.merge
 
-    def broken(layer):
-        layer.scaling *= 1.5
-        return kept(layer)
+    def broken(model):
+        kept(model)
+        with torch.no_grad():
+            model.model.layers[1].self_attn.o_proj.weight.mul_(1.1)
+        return model
 
-    monkeypatch.setattr(LowRankLinear, "merged", broken)
+    monkeypatch.setattr(exports, "merge", broken)
     with pytest.raises(OutputError, match="the export is blocked: merged says something else"):
         export(trained, tmp_path / "to")
     with pytest.raises(OutputError, match="the export is blocked"):
@@ -267,8 +260,6 @@ def test_what_descends_from_a_withdrawn_document_stays(out, tmp_path):
 
 
 def test_a_model_whose_tainted_corpus_was_deleted_stays(out, tmp_path):
-    from preceptor.recipes.taint import mark
-
     corpus = find_source(out).ancestors[0]
     mark(out, {corpus.id: (corpus, {"some-document"})})
     shutil.rmtree(corpus.path)
@@ -286,3 +277,33 @@ def test_what_the_policy_of_the_run_now_refuses_stays(out, tmp_path, rights, sai
     (out / "run.json").write_text(json.dumps(table))
     with pytest.raises(ArtifactError, match=f"20 of its documents have {said}"):
         export(out, tmp_path / "to")
+
+
+def test_the_card_says_what_the_artifacts_say(trained, tmp_path):
+    export(trained, tmp_path / "to")
+    card = (tmp_path / "to" / "README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    source = find_source(trained)
+    scores = source.scores()["language_model"]["perplexity"]
+    assert front["license"] == "other" and front["license_name"] == "mixed"  # nobody said what the examples are under
+    assert front["library_name"] == "transformers" and {"perplexity", "token_f1"} <= set(front["metrics"])
+    assert "base_model" not in front and "datasets" not in front
+    said = [
+        *("| docs | MIT | granted | 20 | 100.0 % |", "| consent | granted | 20 |", "MIT: 20 documents"),
+        f"| {scores['value']:.4g} | {scores['low']:.4g} to {scores['high']:.4g} |",
+        *("interpolated modified Kneser-Ney", source.scores()["memorisation"]["verdict"], source.adapter.id),
+        *("| adapter | ", " | not measured | not measured |", "fairness of what it says: not measured"),
+        *("asked.jsonl", "(at most 0.001)", "from_pretrained(FOLDER)", "before fine-tuning"),
+    ]
+    assert not [text for text in said if text not in card]
+    assert str(trained.parent) not in card
+
+
+def test_a_card_without_scores_says_so(out, tmp_path):
+    shutil.rmtree(out / "artifacts" / "evaluation")
+    shutil.rmtree(out / "artifacts" / "tokens")
+    export(out, tmp_path / "to", form="gguf", with_adapter=False)
+    card = (tmp_path / "to" / "README.md").read_text()
+    assert "## How good it is\n\nNot measured." in card and "## What it memorised\n\nNot measured." in card
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert "metrics" not in front and "llama-cli -m tiny-" in card

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from preceptor import __version__
-from preceptor.adapters.low_rank import load_adapter, merge
+from preceptor.adapters.attach import load_adapter, merge
 from preceptor.core.drafts import draft_folder, sweep
 from preceptor.core.errors import ArtifactError, ConfigError, OutputError, output_errors
 from preceptor.core.files import exchange, make_folder, sync_and_digest, sync_folder

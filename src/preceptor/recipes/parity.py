@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from preceptor.adapters.attach import virtual_ids
 from preceptor.core.errors import OutputError
 from preceptor.models.decoder import Decoder
 from preceptor.models.language_model import LanguageModel
@@ -121,7 +122,8 @@ def read(model: LanguageModel, prompts: Prompts, tokenizer: Tokenizer) -> Readin
     """What a model says to the prompts."""
     model.eval()
     logits, heads = [], {name: [] for name in model.heads}  # type: ignore[var-annotated]
-    for row in prompts.rows:
+    rows = [(*virtual_ids(model), *row) for row in prompts.rows]
+    for row in rows:
         inputs = inputs_of(model, row)
         states_1TD = model.hidden(inputs)
         logits.append(model.score(states_1TD)[0].float())
@@ -129,7 +131,7 @@ def read(model: LanguageModel, prompts: Prompts, tokenizer: Tokenizer) -> Readin
             scores.append(model.heads[name](states_1TD)[0].float())
     answers: Sequence[Sequence[int]] = ()
     if isinstance(model, Decoder):
-        answers = generate_many(model, prompts.rows, _GREEDY, tokenizer.end_of_text_id)
+        answers = generate_many(model, rows, _GREEDY, tokenizer.end_of_text_id)
     return Reading(
         tuple(logits), {name: tuple(rows) for name, rows in heads.items()}, tuple(tuple(each) for each in answers)
     )
