@@ -79,7 +79,7 @@ def test_heads_are_compared_too(tokenizer, prompts):
         attach_head(model, "topic", HeadConfig(labels=("a", "b")))
     with torch.no_grad():
         two.heads["topic"].output.bias += 0.5
-    with pytest.raises(OutputError, match="differ by up to 0.5"):
+    with pytest.raises(OutputError, match=r"differ by up to 0\.5"):
         compare(read(one, prompts, tokenizer), read(two, prompts, tokenizer), "it", "float32")
     with pytest.raises(OutputError, match="other heads"):
         compare(read(one, prompts, tokenizer), read(bare, prompts, tokenizer), "it", "float32")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from preceptor.adapters.attach import virtual_ids
 from preceptor.core.errors import OutputError
 from preceptor.models.decoder import Decoder
 from preceptor.models.language_model import LanguageModel
@@ -42,9 +43,9 @@ class Bound:
 
 BOUNDS = {
     "float32": Bound(1e-3, 1e-6, 0.99),
-    "16-bit": Bound(1.0, 1e-2, 0.9),
-    "8-bit": Bound(2.0, 5e-2, 0.8),
-    "4-bit": Bound(8.0, 0.5, 0.5),
+    "16-bit": Bound(0.5, 5e-3, 0.9),
+    "8-bit": Bound(1.0, 2e-2, 0.85),
+    "4-bit": Bound(8.0, 0.3, 0.6),
 }
 """By format of the weights. Fewer bits are worse, and how much so depends on the model: the bounds tell a model with
 rounded weights from a wrong one, and the figures themselves say how good it is."""
@@ -121,7 +122,8 @@ def read(model: LanguageModel, prompts: Prompts, tokenizer: Tokenizer) -> Readin
     """What a model says to the prompts."""
     model.eval()
     logits, heads = [], {name: [] for name in model.heads}  # type: ignore[var-annotated]
-    for row in prompts.rows:
+    rows = [(*virtual_ids(model), *row) for row in prompts.rows]
+    for row in rows:
         inputs = inputs_of(model, row)
         states_1TD = model.hidden(inputs)
         logits.append(model.score(states_1TD)[0].float())
@@ -129,7 +131,7 @@ def read(model: LanguageModel, prompts: Prompts, tokenizer: Tokenizer) -> Readin
             scores.append(model.heads[name](states_1TD)[0].float())
     answers: Sequence[Sequence[int]] = ()
     if isinstance(model, Decoder):
-        answers = generate_many(model, prompts.rows, _GREEDY, tokenizer.end_of_text_id)
+        answers = generate_many(model, rows, _GREEDY, tokenizer.end_of_text_id)
     return Reading(
         tuple(logits), {name: tuple(rows) for name, rows in heads.items()}, tuple(tuple(each) for each in answers)
     )
@@ -166,12 +168,12 @@ def compare(reference: Reading, other: Reading, what: str, format: str) -> Agree
         bound=BOUNDS[format],
     )
     if not found.holds:
+        bound = found.bound
         raise _blocked(
             f"{what} says something else than the trained one: logits differ by up to "
-            f"{found.max_logit_difference:.3g} (allowed {found.bound.max_logit_difference:g}), by "
-            f"{found.kl_per_token:.3g} nats for a token (allowed {found.bound.kl_per_token:g}), and the likeliest "
-            f"token is the same at {100 * found.same_tokens:.1f} % of places (at least "
-            f"{100 * found.bound.same_tokens:g} %)"
+            f"{found.max_logit_difference:.3g} (allowed {bound.max_logit_difference:g}), by {found.kl_per_token:.3g} "
+            f"nats for a token (allowed {bound.kl_per_token:g}), and the likeliest token is the same at "
+            f"{100 * found.same_tokens:.1f} % of places (at least {100 * bound.same_tokens:g} %)"
         )
     return found
 
