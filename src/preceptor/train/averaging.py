@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from preceptor.core.errors import ArtifactError
 from preceptor.train.optim_config import AveragingConfig
 
 _COUNT, _WEIGHTS = "count", "weights."
@@ -67,7 +68,16 @@ class WeightAverage:
         return {_COUNT: torch.tensor(self.count), **{_WEIGHTS + name: t for name, t in self.tensors.items()}}
 
     def load_state_tensors(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state from ``state_tensors``."""
+        """Take over a state from ``state_tensors``.
+
+        Raises:
+            ArtifactError: it is not the average of these weights.
+        """
+        if state and state.keys() != {_COUNT, *(_WEIGHTS + name for name in self.parameters)}:
+            raise ArtifactError(
+                "the saved average is of other weights",
+                remedy="resume with the recipe the checkpoint was made with, or start into a new --out folder",
+            )
         self.count = int(state[_COUNT]) if state else 0
         # In the order of the weights, beside which they are averaged.
         self.tensors = {name: state[_WEIGHTS + name].clone() for name in self.parameters} if state else {}

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from preceptor.train.state import TrainState
 
 KIND = "training-state"
 WEIGHTS_FILE, OPTIMIZER_FILE, AVERAGE_FILE = "weights.safetensors", "optimizer.safetensors", "average.safetensors"
+STATE_FILE = "state.json"
 _WAITING = 2
 """How many states may wait to be written: that of a step, and the best."""
 
@@ -50,7 +51,7 @@ class Checkpoints:
     def save(
         self, engine: Engine, optimizer: Optimizer, state: TrainState, average: WeightAverage | None = None
     ) -> None:
-        """Save the whole state; a disk that is full is told and training goes on, for the older ones still stand."""
+        """Save the whole state; where it is not finite, or the disk is full, that is told and the older ones stand."""
         started = time.perf_counter()
         files: dict[str, Mapping[str, Tensor]] = {
             WEIGHTS_FILE: engine.parameters,
@@ -78,6 +79,10 @@ class Checkpoints:
     def _write(
         self, name: str, files: Mapping[str, Mapping[str, Tensor]], table: str, then: Callable[[], None]
     ) -> None:
+        if (bad := _not_finite(files)) is not None:
+            # It would take the place of one from which training can go on.
+            say(f"warning: {name} is not saved, as {bad} holds numbers that are not finite")
+            return
         # Training changes weights in place, so what a thread writes must be a copy.
         held = {file: _held(tensors, copy=self._writer is not None) for file, tensors in files.items()}
 
@@ -87,7 +92,7 @@ class Checkpoints:
                     for file, tensors in held.items():
                         save_file(tensors, draft.path / file)
                     if table:
-                        (draft.path / "state.json").write_text(table, encoding="utf-8")
+                        (draft.path / STATE_FILE).write_text(table, encoding="utf-8")
             except OutputError as error:
                 say(f"warning: {name} could not be saved, training goes on: {error}")
                 return
@@ -165,8 +170,7 @@ class Checkpoints:
             # A run that goes back may have an average now and had none then.
             averaged = folder / AVERAGE_FILE
             average.load_state_tensors(load_file(averaged) if averaged.exists() else {})
-        table: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return TrainState(**table)
+        return _state_of(json.loads((folder / STATE_FILE).read_text(encoding="utf-8")), folder)
 
     def _put(self, weights: Mapping[str, Tensor], engine: Engine, folder: Path) -> None:
         if weights.keys() != engine.parameters.keys():
@@ -177,6 +181,26 @@ class Checkpoints:
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-[0-9]*")) if self.folder.is_dir() else []
+
+
+def _state_of(table: Mapping[str, Any], folder: Path) -> TrainState:
+    """The state that was saved, of which nothing is missing and nothing is left over."""
+    names = {each.name for each in fields(TrainState)}
+    if odd := sorted(names ^ table.keys()):
+        raise ArtifactError(
+            f"{folder / STATE_FILE} {'lacks' if odd[0] in names else 'has an unknown'} {odd[0]}",
+            remedy="go on with the version that saved it, or start into a new --out folder",
+        )
+    return TrainState(**table)
+
+
+def _not_finite(files: Mapping[str, Mapping[str, Tensor]]) -> str | None:
+    """A tensor of numbers that are not all finite."""
+    for tensors in files.values():
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                return name
+    return None
 
 
 def _held(tensors: Mapping[str, Tensor], *, copy: bool) -> dict[str, Tensor]:

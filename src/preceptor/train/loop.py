@@ -1,5 +1,6 @@
 """The training loop, on one page."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -254,7 +255,7 @@ def _is_best(config: EarlyStoppingConfig, state: TrainState, found: Validation) 
         return False
     values = {"loss": found.loss, "accuracy": -found.accuracy, **found.others}
     value = values[config.metric]
-    if state.best is not None and not value < state.best - config.min_delta:
+    if not math.isfinite(value) or (state.best is not None and not value < state.best - config.min_delta):
         state.checks_since_best += 1
         return False
     state.best, state.best_step, state.checks_since_best = value, state.step, 0

@@ -27,6 +27,8 @@ _OWN_DECAY = ("adamw", "adafactor", "muon", "lion")
 """Kinds whose update rule decays weights itself, apart from the gradient."""
 _OTHER_SHAPES = ("step", "row_var", "col_var", "absmax1", "absmax2", "qmap1", "qmap2")
 """What of a state has not the shape of its weight."""
+_COUNT = "num_tensors"
+"""How many other tensors a saved state has, so that it is seen where one is missing."""
 
 
 def group_of(config: OptimizerConfig, name: str) -> ParameterGroup:
@@ -173,22 +175,28 @@ class Optimizer:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The whole state by name; loading it into a fresh optimizer of the same weights goes on bit for bit."""
-        return {
+        state = {
             f"{kind}.{name}.{key}": _saved(key, value)
             for kind, part in self.parts.items()
             for name, parameter in part.parameters.items()
             for key, value in part.rule.state.get(parameter, {}).items()
             if isinstance(value, Tensor | int)
         }
+        return state | {_COUNT: torch.tensor(len(state))}
 
     def load_state_tensors(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state from ``state_tensors``.
 
         Raises:
-            ArtifactError: the state is not of these weights, or not of this kind of optimizer.
+            ArtifactError: the state is not of these weights, or not of this kind of optimizer, or not whole.
         """
         remedy = "resume with the recipe the checkpoint was made with, or start into a new --out folder"
         left = dict(state)
+        count = int(left.pop(_COUNT, torch.tensor(-1)))
+        if len(left) < count or count < 0:
+            raise ArtifactError(
+                f"the saved optimizer state is not whole: it has {len(left)} tensors of {count}", remedy=remedy
+            )
         for kind, part in self.parts.items():
             for name, parameter in part.parameters.items():
                 prefix = f"{kind}.{name}."
@@ -213,6 +221,8 @@ class Optimizer:
                 f"the saved optimizer state has tensors of unknown weights: {', '.join(sorted(left)[:3])}",
                 remedy=remedy,
             )
+        if len(state) > count + 1:
+            raise ArtifactError(f"the saved optimizer state has more tensors than {count}", remedy=remedy)
 
     def _as_the_rule_has_it(self, found: dict[str, Tensor]) -> dict[str, Any]:
         """A state that was saved, each tensor where it lies between steps."""
