@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from preceptor.core.units import human_bytes, human_count, human_grams, human_joules, human_seconds
+from preceptor.recipes.curves import as_svg
 from preceptor.recipes.look import ACCENT, INK, STYLE
 from preceptor.recipes.report import template_text
+from preceptor.recipes.task_plots import draw_class_scores, draw_confusion
 
 
 def render(report: Mapping[str, Any], run: Mapping[str, Any], curves: Mapping[str, str]) -> str:
@@ -49,6 +51,18 @@ def _bits(evaluation: Mapping[str, Any]) -> dict[str, float]:
         "n-gram": rulers["ngram"]["bits_per_byte"],
         "xz -9e": rulers["xz"]["bits_per_byte"],
     }
+
+
+def task_pictures(task: Mapping[str, Any] | None) -> str:
+    """What a classifier confuses with what, and how well it tells each class; nothing for other tasks."""
+    if task is None:
+        return ""
+    details, drawn = task["details"], []
+    if details.get("confusion"):
+        drawn.append(draw_confusion(details["confusion"]["names"], details["confusion"]["counts"]))
+    if details.get("per_class"):
+        drawn.append(draw_class_scores(details["per_class"]))
+    return "".join(text[text.index("<svg") :] for text in map(as_svg, drawn))
 
 
 def _svg(draw: Callable[[Sequence[Axes]], None], columns: int, height: float) -> str:
