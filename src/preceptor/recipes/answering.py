@@ -7,11 +7,9 @@ from pathlib import Path
 from preceptor.core.artifact import Store
 from preceptor.core.config import decode
 from preceptor.core.errors import ArtifactError, ConfigError
-from preceptor.models.decoder import Decoder
-from preceptor.models.encoder_decoder import EncoderDecoder
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import RUN_FILE
-from preceptor.recipes.tuned import load_tuned
+from preceptor.recipes.tuned import load_writer
 from preceptor.serve.chat import Responder
 from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -29,12 +27,7 @@ def load_responder(
     if not out.is_dir():
         raise ArtifactError(f"{out} does not exist", remedy=f"train a model first: `preceptor run --out {out}`")
     checkpoint, adapter = newest_model(Store(out / "artifacts"))
-    model = load_tuned(checkpoint.path, adapter.path if with_adapter and adapter is not None else None)
-    if not isinstance(model, Decoder | EncoderDecoder):
-        raise ArtifactError(
-            f"the model of {out} is of the family {model.config.family!r}, which does not write",
-            remedy="ask it with `preceptor predict`, or fine-tune a decoder or an encoder-decoder",
-        )
+    model = load_writer(checkpoint.path, adapter.path if with_adapter and adapter is not None else None)
     sampling = _sampling(out)
     try:
         if temperature is not None:

@@ -14,7 +14,7 @@ from preceptor.core.files import make_folder
 from preceptor.core.interrupt import grace
 from preceptor.core.progress import Progress, say
 from preceptor.core.seeds import derive
-from preceptor.data.examples import read_examples
+from preceptor.data.examples import conversations, read_examples
 from preceptor.models.decoder import Decoder
 from preceptor.recipes import inputs
 from preceptor.recipes.answering import load_responder
@@ -73,7 +73,7 @@ def distil(load: Callable[[], Teacher], questions: Path, target: Path) -> int:
     if target.exists():
         raise ConfigError(f"{target} is there already", remedy="name another file with --to, or remove this one")
     teacher = load()
-    asked = [(example.question, example.group) for example in read_examples(questions)]
+    asked = [(example.question, example.group) for example in conversations(read_examples(questions))]
     sampling = teacher.responder.sampling
     header = {
         "teacher": teacher.id,

@@ -26,7 +26,7 @@ from preceptor.models.interchange import load_decoder, load_model
 from preceptor.objectives.choice import objective_for
 from preceptor.recipes.run import Run
 from preceptor.recipes.task_evaluation import Asked, evaluate_task
-from preceptor.recipes.tuned import load_tuned
+from preceptor.recipes.tuned import load_writer
 from preceptor.serve.chat import Responder
 from preceptor.serve.generate import generate_many
 from preceptor.serve.sampling import SamplingConfig
@@ -199,11 +199,11 @@ def _question_answering(
     order = sorted(conversations(held_out), key=lambda example: derive(run.seed, "asked", example.question))
     asked = order[: run.evaluation.num_questions]
     greedy = replace(_GREEDY, max_new_tokens=run.evaluation.max_answer_tokens)
-    base, knows_template = Responder(load_tuned(parents["checkpoint"]), tokenizer, greedy), "tokens" not in parents
+    base, knows_template = Responder(load_writer(parents["checkpoint"]), tokenizer, greedy), "tokens" not in parents
     ask = base.answer_many if knows_template else base.answer_many_in_plain_text
     before = answer_questions(asked, ask)
     stop.check()
-    tuned = Responder(load_tuned(parents["checkpoint"], parents["adapter"]), tokenizer, greedy)
+    tuned = Responder(load_writer(parents["checkpoint"], parents["adapter"]), tokenizer, greedy)
     after = answer_questions(asked, tuned.answer_many)
     samples = [
         {"question": example.question, "reference": example.answer, "before": first, "after": second}

@@ -33,11 +33,13 @@ from preceptor.evaluate.predictions import (
 from preceptor.evaluate.regression import number_scores
 from preceptor.evaluate.tagging import commonest_tags, tagging_scores
 from preceptor.evaluate.texts import summary_scores, translation_scores
+from preceptor.models.decoder import Decoder
+from preceptor.models.encoder_decoder import EncoderDecoder
 from preceptor.models.heads import HeadConfig
 from preceptor.models.language_model import LanguageModel
 from preceptor.objectives.labelled import LabelledObjective
 from preceptor.objectives.task import HEAD, Prepared, prepare
-from preceptor.recipes.tuned import load_tuned
+from preceptor.recipes.tuned import load_tuned, load_writer
 from preceptor.serve.chat import Responder
 from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -173,8 +175,8 @@ def _texts(asked: Asked, model: LanguageModel) -> _Found:
     examples = sorted(every, key=lambda each: derive(asked.seed, "asked", each.source))[: asked.num_questions]
     sources, references = [each.source for each in examples], [[each.target] for each in examples]
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=asked.max_new_tokens)
-    written = Responder(model, asked.tokenizer, greedy).answer_many(sources)  # type: ignore[arg-type]
-    before = Responder(load_tuned(asked.base), asked.tokenizer, greedy).answer_many(sources)  # type: ignore[arg-type]
+    written = Responder(cast(Decoder | EncoderDecoder, model), asked.tokenizer, greedy).answer_many(sources)
+    before = Responder(load_writer(asked.base), asked.tokenizer, greedy).answer_many(sources)
     score = translation_scores if asked.held_out.task == "translate" else summary_scores
     scores = score(references, written, sources, asked.seed)
     others = {each.name: each.score for each in score(references, before, sources, asked.seed).judged}

@@ -10,6 +10,8 @@ from preceptor.adapters.quantised import quantise
 from preceptor.core.config import decode
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.data.example_types import Task
+from preceptor.models.decoder import Decoder
+from preceptor.models.encoder_decoder import EncoderDecoder
 from preceptor.models.interchange import load_model
 from preceptor.models.language_model import LanguageModel
 from preceptor.recipes.folder import MODEL_CONFIG_FILE
@@ -45,6 +47,21 @@ def load_tuned(base: Path, tuned: Path | None = None) -> LanguageModel:
     if (tuned / TASK_FILE).is_file() and task_of(tuned).quantise != "none":
         quantise(model)
     return load_adapter(model, tuned).eval()
+
+
+def load_writer(base: Path, tuned: Path | None = None) -> Decoder | EncoderDecoder:
+    """The same where it is a model that writes.
+
+    Raises:
+        ArtifactError: it is not, or as ``load_tuned``.
+    """
+    model = load_tuned(base, tuned)
+    if not isinstance(model, Decoder | EncoderDecoder):
+        raise ArtifactError(
+            f"the model is of the family {model.config.family!r}, which does not write",
+            remedy="ask it with `preceptor predict`, or fine-tune a decoder or an encoder-decoder",
+        )
+    return model
 
 
 def task_of(tuned: Path) -> LearnedTask:
