@@ -5,7 +5,7 @@ import re
 import string
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -44,12 +44,13 @@ def bootstrap(
     if count < 1:
         raise ValueError("an interval needs at least one item")
     generator = np.random.default_rng(seed)
-    return _interval([statistic(generator.integers(0, count, count)) for _ in range(samples)])
+    return interval([statistic(generator.integers(0, count, count)) for _ in range(samples)])
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
+def interval(values: ArrayLike) -> tuple[float, float]:
+    """What holds 95% of the values, as many left out below as above."""
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(values, [tail, 100 - tail])
+    low, high = np.percentile(np.asarray(values, np.float64), [tail, 100 - tail])
     return float(low), float(high)
 
 
@@ -132,7 +133,7 @@ def difference_of_ratios(
             ratios.append(top[indices].sum() / bottom[indices].sum())
         return float(ratios[0] - ratios[1])
 
-    low, high = _interval([resampled() for _ in range(BOOTSTRAP_SAMPLES)])
+    low, high = interval([resampled() for _ in range(BOOTSTRAP_SAMPLES)])
     one, other = (float(top.sum() / bottom.sum()) for top, bottom in groups)
     return Score(one - other, unit, higher_is_better, low, high, sum(int(top.size) for top, _ in groups))
 

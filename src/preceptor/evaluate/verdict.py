@@ -4,12 +4,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from preceptor.evaluate.judged import Judged
 from preceptor.evaluate.memorisation import Recitation, recitation_gap
 from preceptor.evaluate.metrics import Score
 
 _STILL_FALLING = 0.01
 _RISEN = 0.01
 _LARGE_GAP = 0.25
+_FEW = 30
+_TWO_DIGITS, _THREE_DIGITS = 10, 100
 
 
 def on_fit(curve: Sequence[Mapping[str, Any]], gap: Score | None = None) -> str:
@@ -67,3 +70,26 @@ def on_memorisation(train: Recitation | None, validation: Recitation | None, see
     if gaps["exact"].low > 0 or gaps["matching_tokens"].low > 0:
         return f"Memorisation shows: {figures}."
     return f"No sign of memorisation beyond what unseen text shows: {figures}."
+
+
+def on_judged(judged: Judged) -> str:
+    """A score beside its best baseline, and whether the examples show that it is better."""
+    score, best = judged.score, judged.best_baseline
+    said = f"{judged.name} {_plainly(score)}"
+    few = f"; there are only {score.count} examples" if score.count < _FEW else ""
+    if best is None:
+        return f"{said}{few}."
+    name, baseline = best
+    if judged.is_better:
+        return f"{said}, {'above' if score.higher_is_better else 'below'} {name} ({_plainly(baseline)}){few}."
+    if judged.is_worse:
+        return f"{said}, worse than {name} ({_plainly(baseline)}){few}."
+    return f"{said}, not shown to be better than {name} ({_plainly(baseline)}){few}."
+
+
+def _plainly(score: Score) -> str:
+    """A value with half the width of its interval, in as many digits as it is sure of."""
+    half = (score.high - score.low) / 2
+    least = 0 if abs(score.value) >= _THREE_DIGITS else 1 if abs(score.value) >= _TWO_DIGITS else 2
+    digits = min(4, max(least, -math.floor(math.log10(half)))) if half > 0 else least
+    return f"{score.value:.{digits}f}" + (f" ± {half:.{digits}f}" if half > 0 else "")

@@ -71,7 +71,9 @@ class LabelledObjective:
     """
 
     def __init__(self, examples: Sequence[Labelled], head: str, context_length: int, framing: Framing) -> None:
-        kept = [example for example in examples if len(example.tokens) <= context_length]
+        self.kept = [place for place, example in enumerate(examples) if len(example.tokens) <= context_length]
+        """The places, among all examples, of those that fit; piece n of the plan is the n-th of them."""
+        kept = [examples[place] for place in self.kept]
         self.num_too_long = len(examples) - len(kept)
         if not any(label != IGNORED for example in kept for label in example.labels):
             raise DataError(

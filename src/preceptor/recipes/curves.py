@@ -3,7 +3,9 @@
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +145,7 @@ def _decayed(values: Sequence[float], keep: float) -> list[tuple[float, float]]:
 def as_svg(figure: Figure, mark: str = "") -> str:
     """A figure as SVG on no background, for pages of any colour; ``mark`` is noted in it."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with _drawing():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Description": mark})
     return buffer.getvalue()
 
@@ -151,9 +153,17 @@ def as_svg(figure: Figure, mark: str = "") -> str:
 def as_png(figure: Figure) -> bytes:
     """A figure as PNG, on white."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with _drawing():
         figure.savefig(buffer, format="png", dpi=150, facecolor="white")
     return buffer.getvalue()
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Our style; a name may have signs that the font lacks, which a PNG shows as boxes and an SVG holds as text."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        yield
 
 
 def _inline(text: str) -> str:

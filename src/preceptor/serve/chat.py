@@ -10,8 +10,10 @@ from typing import TextIO
 
 from preceptor.core.errors import OutputError, output_errors
 from preceptor.models.decoder import Decoder
+from preceptor.models.encoder_decoder import EncoderDecoder
 from preceptor.serve.generate import generate, generate_many
 from preceptor.serve.sampling import SamplingConfig
+from preceptor.serve.translate import sampled_targets, source_ids, stream_target
 from preceptor.tokenizer.chat import encode_prompt
 from preceptor.tokenizer.tokenizer import Tokenizer
 
@@ -24,37 +26,61 @@ Ctrl-C stops an answer; at the prompt, or a second time, it leaves."""
 
 @dataclass(frozen=True)
 class Responder:
-    """A model with its tokenizer and its way to draw: what answers questions and continues texts."""
+    """A model with its tokenizer and its way to draw: what answers questions and continues texts.
 
-    model: Decoder
+    An encoder-decoder knows no template: what is asked is its source, and the answer its target.
+    """
+
+    model: Decoder | EncoderDecoder
     tokenizer: Tokenizer
     sampling: SamplingConfig
 
     def answer(self, question: str) -> Iterator[str]:
         """The answer to a question in pieces of whole characters. Every question stands alone, as in training."""
+        if isinstance(self.model, EncoderDecoder):
+            return self._shown(stream_target(self.model, self._source(question), self.sampling, self._end))
         return self._stream(encode_prompt(self.tokenizer, question))
 
     def continue_text(self, text: str) -> Iterator[str]:
-        """What follows a text, in pieces of whole characters."""
+        """What follows a text, in pieces of whole characters; of an encoder-decoder, the target it writes for it."""
+        if isinstance(self.model, EncoderDecoder):
+            return self.answer(text)
         return self._stream([self.tokenizer.end_of_text_id, *self.tokenizer.encode(text)])
 
     def answer_many(self, questions: Sequence[str]) -> list[str]:
         """The answers to many questions."""
-        prompts = [encode_prompt(self.tokenizer, question) for question in questions]
-        replies = generate_many(self.model, prompts, self.sampling, self.tokenizer.end_of_text_id)
+        if isinstance(self.model, EncoderDecoder):
+            sources = [self._source(question) for question in questions]
+            replies = sampled_targets(self.model, sources, self.sampling, self._end)
+        else:
+            prompts = [encode_prompt(self.tokenizer, question) for question in questions]
+            replies = generate_many(self.model, prompts, self.sampling, self._end)
         return [self.tokenizer.decode(reply).strip() for reply in replies]
 
     def answer_many_in_plain_text(self, questions: Sequence[str]) -> list[str]:
         """The answers of a model that knows no chat template: what it writes on the line behind "Answer:"."""
+        if isinstance(self.model, EncoderDecoder):
+            return self.answer_many(questions)
         tokenizer = self.tokenizer
         texts = [f"Question: {question}\nAnswer:" for question in questions]
         prompts = [[tokenizer.end_of_text_id, *tokenizer.encode(text)] for text in texts]
         replies = generate_many(self.model, prompts, self.sampling, tokenizer.end_of_text_id)
         return [tokenizer.decode(reply).strip().split("\n")[0] for reply in replies]
 
+    @property
+    def _end(self) -> int:
+        return self.tokenizer.end_of_text_id
+
+    def _source(self, text: str) -> list[int]:
+        return source_ids(self.tokenizer, text, self.model.config.max_position_embeddings)[0]
+
     def _stream(self, prompt: Sequence[int]) -> Iterator[str]:
+        assert isinstance(self.model, Decoder)
+        return self._shown(generate(self.model, prompt, self.sampling, self._end))
+
+    def _shown(self, tokens: Iterable[int]) -> Iterator[str]:
         text = self.tokenizer.decode_stream()
-        for token in generate(self.model, prompt, self.sampling, self.tokenizer.end_of_text_id):
+        for token in tokens:
             if piece := text.push(token):
                 yield piece
         if rest := text.finish():
