@@ -1,6 +1,7 @@
 """What a model with a head says of each example.
 
-Predictions are in the order of the examples, however rows are packed. Examples that were too long for the objective are left unanswered: they have no prediction, and scores count them wrong.
+Predictions are in the order of the examples, however rows are packed. Examples that were too long for the objective are
+left unanswered: they have no prediction, and scores count them wrong.
 """
 
 from collections.abc import Callable, Iterator, Sequence
