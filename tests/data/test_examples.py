@@ -2,12 +2,17 @@
 
 import gzip
 import json
+import re
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from preceptor.core.errors import ConfigError, DataError, EmptyDataError
+from preceptor.data.example_shapes import SHAPES
 from preceptor.data.example_types import (
     AnswerExample,
     ClassExample,
@@ -406,3 +411,66 @@ def test_a_set_in_one_line(tmp_path):
     with pytest.raises(EmptyDataError):
         read_examples(lines(tmp_path / "empty.jsonl", [""]))
     assert conversations(found)[0].answer == "a"
+
+
+def test_every_sample_in_the_docs_is_of_the_task_it_stands_beside(tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "examples.md").read_text(encoding="utf-8")
+    samples = re.findall(r"^\| ([a-z, ]+) \| .* \| `(\{.*\})` \|$", page, re.MULTILINE)
+    assert len(samples) >= 14
+    for tasks, sample in samples:
+        if "..." not in sample:
+            found, _ = first_of(tmp_path, sample)
+            assert found.task in tasks.split(", ")[:1], sample
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["user", "a", "1.5"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "text", "answer_start", "de"]), inner)
+    ),
+    max_leaves=5,
+)
+
+
+def rows_of(shape):
+    """Rows with the columns of a shape, or at times with others, that hold anything."""
+    columns = {names[0]: json_values for names in shape.columns}
+    names = {"group", "kind", "system", "history", "answer_start", "prompt", "paragraphs"} - columns.keys()
+    more = dict.fromkeys(sorted(names), json_values)
+    return st.lists(st.fixed_dictionaries(columns, optional=more) | json_values, min_size=1, max_size=2)
+
+
+@given(st.sampled_from(SHAPES).flatmap(rows_of), st.sampled_from(["jsonl", "json"]))
+@settings(
+    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_whatever_json_holds_is_read_or_refused_with_what_to_do(tmp_path, rows, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_text("\n".join(map(json.dumps, rows)) if suffix == "jsonl" else json.dumps(rows))
+    read_or_refused(path)
+
+
+@given(
+    st.binary(max_size=200) | st.text(st.sampled_from('{}[]",:;\t\n\r\0 ae1'), max_size=80).map(str.encode),
+    st.sampled_from(["jsonl", "json", "csv", "tsv", "txt", "conllu", "parquet", "jsonl.gz", ""]),
+)
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_bytes_a_file_has_it_is_read_or_refused_with_what_to_do(tmp_path, content, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    read_or_refused(path)
+
+
+def read_or_refused(path):
+    try:
+        found = read_examples(path)
+    except DataError as error:
+        assert str(path) in error.message and error.remedy
+    else:
+        assert found.examples and summary(found)

@@ -126,7 +126,7 @@ def _message(value: object, number: int) -> Message:
     if not isinstance(value, Mapping):
         raise UnfitError(f"message {number} is {kind_of(value)}, not an object")
     role = value.get("role", value.get("from"))
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise UnfitError(f"the role of message {number} is {json.dumps(role)[:40]}, not system, user or assistant")
     content = value.get("content", value.get("value"))
     if isinstance(content, list):
