@@ -16,7 +16,7 @@ from preceptor.core.errors import ArtifactError, ConfigError, OutputError, outpu
 from preceptor.core.files import exchange, make_folder, sync_and_digest, sync_folder
 from preceptor.core.progress import say
 from preceptor.data.corpus import Corpus
-from preceptor.models.bitsandbytes_files import Bits
+from preceptor.models.bitsandbytes_files import Bits, quantise_folder
 from preceptor.models.gguf import read_gguf
 from preceptor.models.gguf_writer import GgufKind, write_gguf
 from preceptor.models.interchange import CONFIG_FILE, gguf_model, load_model, save_model, to_config_json
@@ -187,7 +187,9 @@ def _write_tokenizer(making: Export, draft: Path) -> None:
 def _write_merged(making: Export, draft: Path) -> None:
     model, end = _merged_model(making), making.tokenizer.end_of_text_id
     few: Bits | None = 8 if making.bits == 8 else 4 if making.bits == 4 else None
-    save_model(model, draft, end, dtype=torch.bfloat16 if making.bits == 16 else torch.float32, bits=few)
+    save_model(model, draft, end, dtype=torch.bfloat16 if making.bits == 16 else torch.float32)
+    if few is not None:
+        quantise_folder(draft, few)
     _write_tokenizer(making, draft)
     _write_generation(making, draft)
     making.notes["numbers"] = {32: "float32", 16: "bfloat16", 8: "bitsandbytes int8", 4: "bitsandbytes nf4"}[
