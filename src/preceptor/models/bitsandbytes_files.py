@@ -3,15 +3,17 @@
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from preceptor.core.errors import ArtifactError, ConfigError
-from preceptor.models.architecture import Architecture
+from preceptor.core.errors import ArtifactError, ConfigError, output_errors
 
 Bits = Literal[8, 4]
+_CONFIG_FILE, _INDEX_FILE = "config.json", "model.safetensors.index.json"
 _BLOCK = 64
 _LINEAR = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
 _STATE = ".quant_state.bitsandbytes__nf4"
@@ -19,7 +21,39 @@ _KNOWN = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma", "gemma2", "gem
 """The model types whose linear layers are stored as linear layers under such names, and replaced by transformers."""
 
 
-def quantisation_config(bits: Bits) -> dict[str, Any]:
+def quantise_folder(folder: Path, bits: Bits) -> None:
+    """Bring the weights of linear layers of a saved model into 8 or 4 bits, and say so in its config.json.
+
+    Raises:
+        ArtifactError: transformers would not find the weights of this architecture.
+        ConfigError: bitsandbytes is not installed.
+        OutputError: the folder cannot be written.
+
+    Source: Dettmers et al. 2022, LLM.int8(), eq. 4; Dettmers et al. 2023, QLoRA, section 3.
+    """
+    config, index = folder / _CONFIG_FILE, folder / _INDEX_FILE
+    table = json.loads(config.read_text(encoding="utf-8"))
+    if table["model_type"] not in _KNOWN:
+        raise ArtifactError(
+            f"weights in {bits} bits have no layout for models of type {table['model_type']}",
+            remedy=f"use `--as gguf --bits {bits}` where GGUF knows the model, or `--bits 16`",
+        )
+    places: dict[str, str] = {}
+    total = 0
+    with output_errors(folder):
+        for path in sorted(folder.glob("model*.safetensors")):
+            state = _quantised(load_file(path), bits)
+            save_file(state, path, metadata={"format": "pt"})
+            places |= dict.fromkeys(state, path.name)
+            total += sum(tensor.nbytes for tensor in state.values())
+        if index.exists():
+            said = {"metadata": {"total_size": total}, "weight_map": places}
+            index.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        table["quantization_config"] = _quantisation_config(bits)
+        config.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _quantisation_config(bits: Bits) -> dict[str, Any]:
     """What config.json says of the weights."""
     said: dict[str, Any] = {"quant_method": "bitsandbytes", "load_in_8bit": bits == 8, "load_in_4bit": bits == 4}
     if bits == 8:
@@ -32,20 +66,8 @@ def quantisation_config(bits: Bits) -> dict[str, Any]:
     }
 
 
-def quantised(architecture: Architecture, state: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]:
-    """Transformers' tensors with the weights of linear layers in 8 or 4 bits, and what is needed to have them back.
-
-    Raises:
-        ArtifactError: transformers would not find the weights of this architecture.
-        ConfigError: bitsandbytes is not installed.
-
-    Source: Dettmers et al. 2022, LLM.int8(), eq. 4; Dettmers et al. 2023, QLoRA, section 3.
-    """
-    if architecture.model_type not in _KNOWN:
-        raise ArtifactError(
-            f"weights in {bits} bits have no layout for models of type {architecture.model_type}",
-            remedy=f"use `--as gguf --bits {bits}` where GGUF knows the model, or `--bits 16`",
-        )
+def _quantised(state: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]:
+    """Transformers' tensors with the weights of linear layers in 8 or 4 bits, and what is needed to have them back."""
     try:
         from bitsandbytes import functional
     except ImportError as error:

@@ -20,7 +20,7 @@ from preceptor.models import (
     two_stream_architectures,
 )
 from preceptor.models.architecture import Architecture
-from preceptor.models.bitsandbytes_files import Bits, quantisation_config, quantised, restored
+from preceptor.models.bitsandbytes_files import restored
 from preceptor.models.decoder import Decoder
 from preceptor.models.foreign_config import ForeignConfig
 from preceptor.models.heads import HeadConfig, attach_head
@@ -117,12 +117,9 @@ def save_model(
     end_of_text_id: int | None = None,
     *,
     dtype: torch.dtype = torch.float32,
-    bits: Bits | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write config.json, generation_config.json and the weights into an existing folder.
-
-    ``bits`` is in how many the weights of linear layers are, where not in ``dtype``.
 
     Raises:
         ConfigError: weights are kept in 4 bits, which these files have no place for.
@@ -139,15 +136,10 @@ def save_model(
             model.save(folder, dtype)
         return
     table = to_config_json(model.config, end_of_text_id) | {"dtype": str(dtype).removeprefix("torch.")}
-    architecture = architecture_of(model.config)
-    state = to_their_tensors(architecture, model.config, _without_heads(model.state_dict()))
-    state = {name: tensor.to(dtype) for name, tensor in state.items()}
-    if bits is not None:
-        table["quantization_config"] = quantisation_config(bits)
-        state = quantised(architecture, state, bits)
+    state = to_their_tensors(architecture_of(model.config), model.config, _without_heads(model.state_dict()))
     with output_errors(folder):
         save_heads(model, folder)
-        _save_tensors({name: tensor.contiguous() for name, tensor in state.items()}, folder, max_shard_bytes)
+        _save_tensors({name: tensor.to(dtype).contiguous() for name, tensor in state.items()}, folder, max_shard_bytes)
         _write_json(folder / CONFIG_FILE, table)
         if end_of_text_id is not None:
             ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_text_id)
@@ -223,7 +215,7 @@ def load_model(folder: Path) -> LanguageModel:
         architecture, config = from_config_json(table, config_path)
         if architecture is foreign.FOREIGN:
             return with_heads(foreign.load_foreign(folder, config), folder)
-        state = restored(table, _load_tensors(folder))
+        state = _load_tensors(folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder} does not hold a model that can be read: {error}",
@@ -269,6 +261,11 @@ def gguf_model(file: "GgufModel") -> LanguageModel:
 
 
 def _load_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, in float32 where they are quantised."""
+    return restored(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")), _stored_tensors(folder))
+
+
+def _stored_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder, from one file or from those its index names."""
     index = folder / INDEX_FILE
     if (folder / WEIGHTS_FILE).exists() or not index.exists():

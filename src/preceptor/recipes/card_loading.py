@@ -27,6 +27,10 @@ class Exported:
     """The model's config.json."""
     agreements: Sequence[Agreement]
     """How near it is to the trained model."""
+    heads: Sequence[str] = ()
+    """What says something other than the next token, by name."""
+    task: Mapping[str, str] | None = None
+    """The folder and the class of transformers in which the model with its head stands once more."""
 
 
 def how_to_load(source: ExportSource, exported: Exported) -> str:
@@ -51,7 +55,26 @@ def how_to_load(source: ExportSource, exported: Exported) -> str:
             "",
             "model = load_model(Path(FOLDER))",
         )
-    return _transformers(exported)
+    return _transformers(exported) + _with_heads(exported)
+
+
+def _with_heads(exported: Exported) -> str:
+    """What becomes of the heads."""
+    if not exported.heads:
+        return ""
+    names = ", ".join(exported.heads)
+    if exported.task is None:
+        return (
+            f"\n\nIts heads ({names}) stand in `heads.safetensors`, which transformers has no class for; Preceptor "
+            "reads them: `preceptor.models.interchange.load_model(Path(FOLDER)).heads`."
+        )
+    folder, name = exported.task["folder"], exported.task["class"]
+    return f"\n\nWith its head ({names}):\n\n" + _code(
+        f"from transformers import {name}, AutoTokenizer",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained(FOLDER, subfolder="{folder}")',
+        f'model = {name}.from_pretrained(FOLDER, subfolder="{folder}")',
+    )
 
 
 def _transformers(exported: Exported) -> str:

@@ -16,11 +16,12 @@ from preceptor.core.errors import ArtifactError, ConfigError, OutputError, outpu
 from preceptor.core.files import exchange, make_folder, sync_and_digest, sync_folder
 from preceptor.core.progress import say
 from preceptor.data.corpus import Corpus
-from preceptor.models.bitsandbytes_files import Bits
+from preceptor.models.bitsandbytes_files import Bits, quantise_folder
 from preceptor.models.gguf import read_gguf
 from preceptor.models.gguf_writer import GgufKind, write_gguf
 from preceptor.models.interchange import CONFIG_FILE, gguf_model, load_model, save_model, to_config_json
 from preceptor.models.language_model import LanguageModel
+from preceptor.models.task_layout import save_task_model, task_layout
 from preceptor.recipes.card_licence import licence_of
 from preceptor.recipes.card_loading import Exported
 from preceptor.recipes.export_source import ExportSource, find_source
@@ -182,14 +183,29 @@ def _write_tokenizer(making: Export, draft: Path) -> None:
 def _write_merged(making: Export, draft: Path) -> None:
     model, end = _merged_model(making), making.tokenizer.end_of_text_id
     few: Bits | None = 8 if making.bits == 8 else 4 if making.bits == 4 else None
-    save_model(model, draft, end, dtype=torch.bfloat16 if making.bits == 16 else torch.float32, bits=few)
+    save_model(model, draft, end, dtype=torch.bfloat16 if making.bits == 16 else torch.float32)
+    if few is not None:
+        quantise_folder(draft, few)
     _write_tokenizer(making, draft)
     _write_generation(making, draft)
     making.notes["numbers"] = {32: "float32", 16: "bfloat16", 8: "bitsandbytes int8", 4: "bitsandbytes nf4"}[
         making.bits
     ]
-    making.check(load_model(draft), "written and loaded again", _FORMATS[making.bits])
+    again = load_model(draft)
+    making.check(again, "written and loaded again", _FORMATS[making.bits])
     require_same_ids(making.prompts, making.tokenizer, _tokenizer_of(draft))
+    if few is None:
+        _write_task(making, again, draft)
+
+
+def _write_task(making: Export, model: LanguageModel, draft: Path) -> None:
+    """The model with its head once more, as transformers' class for the task, where it has the same parts."""
+    layout = task_layout(model)
+    if layout is None:
+        return
+    save_task_model(model, layout, draft / layout.folder, torch.bfloat16 if making.bits == 16 else torch.float32)
+    making.tokenizer.save(draft / layout.folder)
+    making.notes["task"] = {"folder": layout.folder, "class": layout.class_name}
 
 
 def _tokenizer_of(folder: Path) -> Tokenizer:
@@ -251,14 +267,16 @@ def _described(making: Export, draft: Path) -> dict[str, Any]:
     config = to_config_json(model.config)
     if (draft / CONFIG_FILE).is_file():
         config = json.loads((draft / CONFIG_FILE).read_text(encoding="utf-8"))
-    files = sorted(path for path in draft.iterdir())
+    files = sorted(path for path in draft.rglob("*") if path.is_file())
     exported = Exported(
         form=making.form,
         format=making.notes["numbers"],
         family=model.config.family,
-        files={path.name: path.stat().st_size for path in files},
+        files={path.relative_to(draft).as_posix(): path.stat().st_size for path in files},
         config=config,
         agreements=making.agreements,
+        heads=tuple(model.heads),
+        task=making.notes.get("task"),
     )
     (draft / CARD_FILE).write_text(model_card(source, exported), encoding="utf-8")
     facts = {
@@ -271,17 +289,18 @@ def _described(making: Export, draft: Path) -> dict[str, Any]:
         "adapter": source.adapter.id if source.adapter else None,
         "base": source.adapter_base if making.form == "adapter" else source.hub_base or None,
         "parity": [agreement.facts() for agreement in making.agreements],
-        "files": _digests([*files, draft / CARD_FILE]),
+        "files": _digests(draft, [*files, draft / CARD_FILE]),
     }
     (draft / EXPORT_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     sync_and_digest(draft / EXPORT_FILE)
-    sync_folder(draft)
+    for folder in {path.parent for path in files} | {draft}:
+        sync_folder(folder)
     return facts
 
 
-def _digests(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
+def _digests(folder: Path, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of files that have been forced to the disk."""
-    both = {path.name: sync_and_digest(path) for path in files}
+    both = {path.relative_to(folder).as_posix(): sync_and_digest(path) for path in files}
     return {name: {"bytes": size, "sha256": digest} for name, (digest, size) in both.items()}
 
 
