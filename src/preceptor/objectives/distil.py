@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,10 +21,17 @@ from preceptor.models.language_model import LanguageModel
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batch, LossSum, Objective, on_device
 from preceptor.objectives.distil_config import DistilConfig
+from preceptor.objectives.packing import PackingPlan
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 _CHUNK_SCORES = 1 << 25
 """How many scores, tokens times vocabulary, are made at once; each takes four bytes, several times over."""
+
+
+class PackedObjective(Objective, Protocol):
+    """An objective over documents that are packed into rows."""
+
+    plan: PackingPlan
 
 
 class DistilObjective:
@@ -39,7 +46,7 @@ class DistilObjective:
 
     def __init__(
         self,
-        objective: Objective,
+        packed: PackedObjective,
         teacher: Callable[[], LanguageModel],
         config: DistilConfig,
         folder: Path,
@@ -47,8 +54,8 @@ class DistilObjective:
         teacher_key: str,
         vocab_size: int,
     ) -> None:
-        self.objective, self.config = objective, config
-        self.num_rows = objective.num_rows
+        self.packed, self.config = packed, config
+        self.num_rows, self.plan = packed.num_rows, packed.plan
         counts, digest = self._survey()
         self._first = np.cumsum([0, *counts])
         kept = min(config.top_k, vocab_size)
@@ -73,7 +80,7 @@ class DistilObjective:
         """How many supervised places each row has, and what tells these rows from others."""
         counts, digest = [], hashlib.sha256()
         for row in range(self.num_rows):
-            batch = self.objective.collate([row])
+            batch = self.packed.collate([row])
             counts.append(int((batch.labels_BT != IGNORED).sum()))
             for tensor in (batch.tokens_BT, batch.labels_BT):
                 digest.update(tensor.numpy().tobytes())
@@ -87,7 +94,7 @@ class DistilObjective:
         teacher.eval()
         with Progress("teacher", len(ids), "tokens") as progress:
             for row in range(self.num_rows):
-                batch = on_device(self.objective.collate([row]), device)
+                batch = on_device(self.packed.collate([row]), device)
                 hidden_MD = teacher.hidden(batch.inputs)[batch.labels_BT != IGNORED]
                 place = int(self._first[row])
                 for hidden_CD in torch.split(hidden_MD, _chunk_tokens(teacher)):
@@ -104,7 +111,7 @@ class DistilObjective:
 
     def collate(self, rows: Sequence[int], samples: Sequence[int] | None = None) -> Batch:
         """The batch that holds these rows, in this order, with what the teacher thinks of them."""
-        batch = self.objective.collate(rows, samples)
+        batch = self.packed.collate(rows, samples)
         places = np.concatenate([np.arange(self._first[row], self._first[row + 1]) for row in rows])
         # One tensor for both: float64 holds every id, and every float32 as it is.
         told = np.concatenate([self._ids[places], self._logs[places]], axis=1, dtype=np.float64)
@@ -142,7 +149,7 @@ class DistilObjective:
 
 
 def distil_objective(
-    objective: Objective,
+    objective: PackedObjective,
     tokenizer: Tokenizer,
     teacher: Callable[[], LanguageModel],
     teacher_tokenizer: Tokenizer,
