@@ -21,6 +21,7 @@ from preceptor.objectives.classify import ClassifyObjective, with_class
 from preceptor.objectives.instruct import InstructObjective
 from preceptor.objectives.labelled import Framing, Labelled, LabelledObjective, framing_of
 from preceptor.objectives.pairs import PairObjective
+from preceptor.objectives.preference import PreferenceObjective
 from preceptor.objectives.regress import RegressObjective
 from preceptor.objectives.tag import TagObjective, with_tags
 from preceptor.objectives.task_config import WRITING, require_task
@@ -30,7 +31,7 @@ HEAD = "task"
 """The name of the head that a task trains."""
 _OVERLAP = 4
 """Windows over a text that is too long overlap by one part in so many."""
-TaskObjective = InstructObjective | PairObjective | LabelledObjective
+TaskObjective = InstructObjective | PairObjective | LabelledObjective | PreferenceObjective
 
 
 @dataclass(frozen=True, slots=True)

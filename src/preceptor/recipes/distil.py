@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from preceptor.recipes import inputs
 from preceptor.recipes.answering import load_responder
 from preceptor.recipes.folder import MODEL_CONFIG_FILE, newest_model
 from preceptor.recipes.model_lookup import find_model
+from preceptor.recipes.tuned import load_tuned
 from preceptor.serve.chat import Responder
 from preceptor.serve.sampling import SamplingConfig
+from preceptor.tokenizer.tokenizer import Tokenizer
+from preceptor.train import finetune
 
 CHUNK = 32
 """How many questions are answered together, and written together."""
@@ -56,6 +60,22 @@ def load_teacher(path: Path, sampling: SamplingConfig) -> Teacher:
         )
     digest = hashlib.sha256("\n".join(inputs.of_base(path)).encode()).hexdigest()
     return Teacher(Responder(model, tokenizer, sampling), f"sha256:{digest}")
+
+
+def teacher_of(path: Path) -> finetune.Teacher:
+    """A model whose probabilities are learned; it is read when they are first wanted.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    if path.is_dir() and not (path / MODEL_CONFIG_FILE).is_file():
+        checkpoint, adapter = newest_model(Store(path / "artifacts"))
+        tuned = None if adapter is None else adapter.path
+        known = checkpoint.id if adapter is None else adapter.id
+        return finetune.Teacher(partial(load_tuned, checkpoint.path, tuned), Tokenizer.load(checkpoint.path), known)
+    model, tokenizer = find_model(path)
+    digest = hashlib.sha256("\n".join(inputs.of_base(path)).encode()).hexdigest()
+    return finetune.Teacher(lambda: model, tokenizer, f"sha256:{digest}")
 
 
 def distil(load: Callable[[], Teacher], questions: Path, target: Path) -> int:

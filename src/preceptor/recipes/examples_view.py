@@ -216,6 +216,26 @@ def print_examples(
         _line(console, f"note: {finding}")
 
 
+def tell_examples(
+    train: ExampleSet, held_out: ExampleSet, tokenizer: Tokenizer, *, is_split: bool, show: int = 3
+) -> None:
+    """Tell, before anything is trained, what the examples are, the first as the model sees them, and what is odd.
+
+    Raises:
+        DataError: nothing could be learned from them.
+    """
+    console = Console(stderr=True, highlight=False)
+    findings = check_examples(train, held_out, is_split=is_split)
+    _line(console, f"examples: {summary(train, lambda text: len(tokenizer.encode(text)))}")
+    _line(console, f"examples: {len(train.examples):,} to train on, {len(held_out.examples):,} held out")
+    for note in (*train.notes, *findings):
+        _line(console, f"examples: {note}")
+    for example in train.examples[:show]:
+        console.print(described(example, tokenizer), soft_wrap=True)
+    if train.rejected:
+        _print_rejected(console, train)
+
+
 def _print_rejected(console: Console, found: ExampleSet) -> None:
     if not found.rejected:
         return

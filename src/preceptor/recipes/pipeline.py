@@ -19,6 +19,7 @@ from preceptor.footprint.meter import Meter
 from preceptor.models.config import ModelConfig
 from preceptor.objectives.task_config import require_task
 from preceptor.recipes import base_model, inputs, python_docs
+from preceptor.recipes.examples_view import tell_examples
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import Run
 from preceptor.recipes.seen import Order
@@ -30,6 +31,7 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from preceptor.recipes.translation import Translator
+    from preceptor.train.finetune import Teacher
     from preceptor.train.rate_finder import Note, RangeTest, RateSweep
     from preceptor.train.session import TrainingResult
 
@@ -255,6 +257,9 @@ class Pipeline(Stages):
             "seed": self.run.seed,
             "inputs": inputs.of_examples(self.run.finetuning),
         }
+        teacher = self._teacher()
+        if teacher is not None:
+            settings["teacher"] = teacher.key
         if files := inputs.of_stopping(self.run.finetuning):
             settings["stopping"] = files
 
@@ -262,6 +267,8 @@ class Pipeline(Stages):
             from preceptor.train.finetune import finetune
 
             train, held_out = self.examples()
+            loaded = Tokenizer.load(tokenizer.path)
+            tell_examples(train, held_out, loaded, is_split=not self.run.finetuning.held_out)
             key = self._key("finetune", settings, parents)
             with self.stop.within(self.run.finetuning.grace_seconds):
                 result = finetune(
@@ -270,7 +277,7 @@ class Pipeline(Stages):
                     config=self.run.finetuning,
                     train=train,
                     held_out=held_out,
-                    tokenizer=Tokenizer.load(tokenizer.path),
+                    tokenizer=loaded,
                     draft=draft,
                     checkpoints=self._claimed("finetune", key, settings, parents, encode(self.run.finetuning)),
                     run_key=key,
@@ -278,10 +285,20 @@ class Pipeline(Stages):
                     metrics=self.out / "metrics" / f"finetune-{key[:12]}.jsonl",
                     stop=self.stop,
                     read_cost=LiveMeter(meter),
+                    teacher=teacher,
                 )
             _take(result, draft)
 
         return self._stage("finetune", "adapter", settings, parents, make)
+
+    def _teacher(self) -> "Teacher | None":
+        """The larger model whose probabilities are learned, if one is named."""
+        named = self.run.finetuning.distil.teacher
+        if not named:
+            return None
+        from preceptor.recipes.distil import teacher_of
+
+        return teacher_of(Path(named))
 
     def range_test(self, stage: str, sweep: "RateSweep", note: "Note") -> "RangeTest":
         """The learning-rate range test of "pretrain" or "finetune"; it leaves nothing but what the stage starts from.

@@ -12,13 +12,18 @@ from preceptor.adapters.adapter import trainable
 from preceptor.adapters.attach import adapt, save_adapter, virtual_ids
 from preceptor.adapters.quantised import quantise, weight_bytes
 from preceptor.core.artifact import Draft
-from preceptor.core.errors import DataError, output_errors
+from preceptor.core.errors import ConfigError, DataError, output_errors
 from preceptor.core.seeds import derive
-from preceptor.data.example_types import ExampleSet, Task
+from preceptor.data.example_types import ExampleSet, PreferenceExample, Task
 from preceptor.models.heads import HeadConfig, attach_head
 from preceptor.models.interchange import load_model, save_model
 from preceptor.models.language_model import LanguageModel
-from preceptor.objectives.task import HEAD, Prepared, head_of, prepare
+from preceptor.objectives.batch import Objective
+from preceptor.objectives.distil import distil_objective
+from preceptor.objectives.instruct import InstructObjective
+from preceptor.objectives.pairs import PairObjective
+from preceptor.objectives.preference import preference_objective
+from preceptor.objectives.task import HEAD, Prepared, TaskObjective, head_of, prepare
 from preceptor.objectives.task_config import require_task
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
@@ -34,6 +39,16 @@ TASK_FILE = "task.json"
 
 
 @dataclass(frozen=True, slots=True)
+class Teacher:
+    """A model whose probabilities are learned, loaded when they are first wanted."""
+
+    load: Callable[[], LanguageModel]
+    tokenizer: Tokenizer
+    key: str
+    """What tells it from other models."""
+
+
+@dataclass(frozen=True, slots=True)
 class Learner:
     """A base model made ready to learn a task."""
 
@@ -41,7 +56,8 @@ class Learner:
     task: Task
     head: HeadConfig | None
     tokenizer: Tokenizer
-    context_length: int
+    config: FinetuningConfig
+    base: Path
 
     def read(self, examples: ExampleSet) -> Prepared:
         """Examples as the model reads them.
@@ -54,9 +70,16 @@ class Learner:
                 f"examples of the task {examples.task!r} cannot measure a model that learns {self.task!r}",
                 remedy="name examples of the same shape as those that are trained on",
             )
-        return prepare(
-            examples, self.head, self.tokenizer, self.model.config, self.context_length, virtual_ids(self.model)
-        )
+        prefix_ids, context_length = virtual_ids(self.model), self.config.context_length
+        if self.task == "prefer":
+            pairs = [each for each in examples.examples if isinstance(each, PreferenceExample)]
+            # The base as it was is a model of its own only while it is asked, once.
+            reference, preference = _base_model(self.base, self.config), self.config.preference
+            objective = preference_objective(
+                pairs, self.tokenizer, context_length, preference, reference, prefix_ids=prefix_ids
+            )
+            return Prepared(objective, range(objective.num_examples))
+        return prepare(examples, self.head, self.tokenizer, self.model.config, context_length, prefix_ids)
 
 
 def make_learner(
@@ -67,18 +90,22 @@ def make_learner(
     Raises:
         ConfigError: the task or the adapter is not for models of this family, or a target names no layer.
     """
-    model = load_model(base).train()
+    model = _base_model(base, config).train()
     resolve_model(model.config, config, tokenizer)
     require_task(examples.task, model.config.family)
-    if config.quantise != "none":
-        quantise(model)
     head = head_of(examples, getattr(model.config, "dropout", 0.0))
     if head is not None:
         attach_head(model, HEAD, head, torch.Generator().manual_seed(derive(seed, "head")))
     generator = torch.Generator().manual_seed(derive(seed, "adapter"))
     adapt(model, config.adapter, generator, start_ids=_start_ids(config, examples, tokenizer))
     freeze(model, config.optimizer)
-    return Learner(model, examples.task, head, tokenizer, config.context_length)
+    return Learner(model, examples.task, head, tokenizer, config, base)
+
+
+def _base_model(base: Path, config: FinetuningConfig) -> LanguageModel:
+    """The base in the numbers in which it is kept while something beside it trains."""
+    model = load_model(base)
+    return model if config.quantise == "none" else quantise(model)
 
 
 def _start_ids(config: FinetuningConfig, examples: ExampleSet, tokenizer: Tokenizer) -> list[int] | None:
@@ -104,6 +131,7 @@ def finetune(
     metrics: Path,
     stop: StopRequest,
     read_cost: Callable[[], Mapping[str, Any]] = no_cost,
+    teacher: Teacher | None = None,
 ) -> TrainingResult:
     """The result of learning a task, whose files are then in ``draft``; goes on from the newest checkpoint.
 
@@ -115,7 +143,10 @@ def finetune(
     keep_freed_memory()
     learner = make_learner(base, config, train, tokenizer, seed)
     prepared, check = learner.read(train), learner.read(held_out)
-    batches = make_batches(prepared.objective, config, derive(seed, "finetuning"))
+    objective: Objective = prepared.objective
+    if teacher is not None:
+        objective = _taught(prepared.objective, teacher, config, tokenizer, checkpoints / "teacher")
+    batches = make_batches(objective, config, derive(seed, "finetuning"))
     result = train_model(
         config=config,
         model=learner.model,
@@ -133,6 +164,28 @@ def finetune(
     _save_task(train, config, draft.path)
     save_curve(result.state, draft.path)
     return replace(result, facts=result.facts | _facts(learner.model, train, prepared, check))
+
+
+def _taught(
+    objective: TaskObjective, teacher: Teacher, config: FinetuningConfig, tokenizer: Tokenizer, folder: Path
+) -> Objective:
+    """The objective, which also learns the probabilities of a teacher; they are kept in a folder."""
+    if not isinstance(objective, InstructObjective | PairObjective):
+        raise ConfigError(
+            "a teacher's probabilities are learned where the model writes, and this task has labels",
+            path="finetuning.distil.teacher",
+            remedy="leave finetuning.distil.teacher out, or choose a task whose answers are text",
+        )
+    return distil_objective(
+        objective,
+        tokenizer,
+        teacher.load,
+        teacher.tokenizer,
+        config.distil,
+        folder,
+        teacher_key=teacher.key,
+        context_length=config.context_length,
+    )
 
 
 def _save(learner: Learner, config: FinetuningConfig, folder: Path, base_id: str) -> None:
