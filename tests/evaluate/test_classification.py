@@ -101,6 +101,14 @@ def test_what_the_model_cannot_say_or_does_not_say_is_wrong_and_named():
     assert facts["unseen"] == {"letter": 2} and facts["confusion"]["names"][-1] == NO_ANSWER
 
 
+@pytest.mark.parametrize("said", [["a", "a"], [None, None]])
+def test_one_class_alone_is_scored_without_a_warning(said):
+    found = by_name(classification_scores(["a", "a"], said, ["a", "b"]))
+    right = float(said == ["a", "a"])
+    assert found["accuracy"].score.value == found["macro F1"].score.value == right
+    assert found["Matthews correlation"].score.value == 0
+
+
 @pytest.mark.parametrize("one_class", [False, True])
 def test_scores_of_several_classes_a_text_are_those_of_scikit_learn(one_class):
     generator = np.random.default_rng(1)

@@ -9,7 +9,7 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 from scipy import stats
 from seqeval import metrics as seqeval
-from seqeval.scheme import IOB2
+from seqeval.scheme import IOB2, IOBES
 from sklearn import metrics as sklearn
 
 from preceptor.evaluate.extraction import extraction_baselines, extraction_scores
@@ -134,6 +134,18 @@ def test_a_worked_example_of_entities():
     assert baselines_of(found, "token accuracy")["always saying 'O'"].value == 0.4
     loose = tagging_scores([["B-PER"]], [["I-PER"]])
     assert scores_of(loose)["entity F1"].value == 1 and scores_of(loose)["strict entity F1"].value == 0
+
+
+def test_entities_with_ends_and_a_tag_that_marks_none():
+    wanted = [["S-PER", "O", "B-LOC", "I-LOC", "E-LOC"], ["B-LOC", "E-LOC"]]
+    said = [["S-PER", "O", "B-LOC", "E-LOC", "O"], ["B-LOC", "I-LOC"]]
+    scores = scores_of(tagging_scores(wanted, said))
+    assert scores["entity F1"].value == pytest.approx(seqeval.f1_score(wanted, said))
+    assert scores["strict entity F1"].value == pytest.approx(
+        seqeval.f1_score(wanted, said, mode="strict", scheme=IOBES)
+    )
+    assert scores["entity F1"].value > scores["strict entity F1"].value
+    assert "entity F1" not in scores_of(tagging_scores([["B-PER"]], [["NOUN"]]))
 
 
 def test_unanswered_texts_are_wrong_and_other_tags_are_scored_word_by_word():

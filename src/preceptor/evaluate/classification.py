@@ -154,7 +154,8 @@ def _scores(
         *values, _ = precision_recall_fscore_support(wanted, said, labels=occurring, average=average, zero_division=0)
         for part, value in zip(_PARTS, values, strict=True):
             scores[f"{average} {part}"] = score_with(value, resampled[f"{average} {part}"], _UNIT, count)
-    matthews = float(matthews_corrcoef(wanted, said))
+    # Where all is of one class it is undefined, counts as 0, and would be warned of.
+    matthews = float(matthews_corrcoef(wanted, said)) if len({*wanted, *said}) > 1 else 0.0
     scores["Matthews correlation"] = score_with(matthews, resampled["Matthews correlation"], "correlation", count)
     return scores
 

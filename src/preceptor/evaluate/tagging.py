@@ -1,8 +1,9 @@
 """How well words are tagged: names and other entities as wholes, and each word by itself."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from preceptor.evaluate.metrics import Score, ratio_score
 from preceptor.evaluate.resampling import precision_recall_f1, resampled_sums, score_with
 
 Tags = Sequence[str]
+Chunks = set[tuple[str, int, int]]
 _OUTSIDE = "O"
+_MARKS = ("B-", "I-", "E-", "S-")
 _PARTS = ("precision", "recall", "F1")
 _UNIT = "share of 1"
 
@@ -40,9 +43,9 @@ class TaggingScores:
 
 
 def is_iob(tags: Sequence[Tags]) -> bool:
-    """Whether tags mark the beginnings and insides of entities: B-, I- and O."""
+    """Whether tags mark entities: B- and I-, beside O; with E- for their ends and S- for single words too (IOBES)."""
     said = {tag for each in tags for tag in each}
-    return all(tag == _OUTSIDE or tag.startswith(("B-", "I-")) for tag in said) and said != {_OUTSIDE}
+    return all(tag == _OUTSIDE or tag.startswith(_MARKS) for tag in said) and said != {_OUTSIDE}
 
 
 def tagging_scores(
@@ -54,9 +57,9 @@ def tagging_scores(
 ) -> TaggingScores:
     """The scores of one tag a word; None is a text that the model says nothing of.
 
-    Where tags are IOB, entities count: right is one whose type, first and last word are. "entity" reads any tags, as
-    conlleval does; "strict entity" only takes what IOB2 allows. Baselines are other answers, by name; left out, the
-    commonest tag of the references for each word.
+    Where tags are IOB or IOBES, entities count: right is one whose type, first and last word are. "entity" reads any
+    tags, as conlleval does; "strict entity" only takes what IOB2 (IOBES) allows. Baselines are other answers, by name;
+    left out, the commonest tag of the references for each word.
 
     Raises:
         ValueError: there is no word, or not one tag for each.
@@ -65,7 +68,7 @@ def tagging_scores(
     if baselines is None:
         commonest = _commonest(tag for each in references for tag in each)
         baselines = {f"always saying {commonest!r}": [[commonest] * len(each) for each in references]}
-    entities = is_iob(references)
+    entities = is_iob([*references, *(each for each in predicted if each is not None)])
     scores, by_type, support = _scores(references, predicted, entities, seed)
     others = {name: _scores(references, said, entities, seed)[0] for name, said in baselines.items()}
     return TaggingScores(beside(scores, others), by_type, support, sum(1 for each in predicted if each is None))
@@ -105,7 +108,11 @@ def _scores(
     scores = {"token accuracy": ratio_score(right, lengths, "share of words", higher_is_better=True, seed=seed)}
     by_type: dict[str, Score] = {}
     support: dict[str, int] = {}
-    ways = {"entity ": _chunks, "strict entity ": _strict_chunks} if entities else {"token ": _words}
+    has_ends = any(tag.startswith(_MARKS[2:]) for each in references for tag in each)
+    strict = partial(_strict_chunks, has_ends=has_ends)
+    ways: dict[str, Callable[[Tags], Chunks]] = {"token ": _words}
+    if entities:
+        ways = {"entity ": _chunks, "strict entity ": strict}
     for way, chunks_of in ways.items():
         found = [(chunks_of(wanted), chunks_of(said if said is not None else ())) for wanted, said in some]
         names, counts_N3C = _counts(found)
@@ -128,9 +135,6 @@ def _scores(
     return scores, by_type, support
 
 
-Chunks = set[tuple[str, int, int]]
-
-
 def _chunks(tags: Tags) -> Chunks:
     """The entities of a text: type, first and last word."""
     from seqeval.metrics.sequence_labeling import get_entities
@@ -138,11 +142,11 @@ def _chunks(tags: Tags) -> Chunks:
     return {(str(kind), int(first), int(last)) for kind, first, last in get_entities(list(tags))} if tags else set()
 
 
-def _strict_chunks(tags: Tags) -> Chunks:
-    """The same where only what IOB2 allows counts."""
-    from seqeval.scheme import IOB2, Entities
+def _strict_chunks(tags: Tags, *, has_ends: bool) -> Chunks:
+    """The same where only what IOB2, or with ends IOBES, allows counts."""
+    from seqeval.scheme import IOB2, IOBES, Entities
 
-    found = Entities([list(tags)], scheme=IOB2).entities[0] if tags else []
+    found = Entities([list(tags)], scheme=IOBES if has_ends else IOB2).entities[0] if tags else []
     return {(str(each.tag), int(each.start), int(each.end) - 1) for each in found}
 
 
