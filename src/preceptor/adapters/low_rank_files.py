@@ -298,10 +298,10 @@ def _attach_parts(model: LanguageModel, parts: Mapping[str, _Change], table: Map
         inputs, outputs = (
             (layer.num_embeddings, layer.embedding_dim)
             if isinstance(layer, nn.Embedding)
-            else (layer.in_features, layer.out_features)  # type: ignore[union-attr]
+            else (layer.in_features, layer.out_features)
         )
         fits = a.shape == (full_ranks[name], inputs) and b.shape == (outputs, full_ranks[name])
-        lengths = change.magnitude is None or change.magnitude.shape == (outputs,)  # type: ignore[comparison-overlap]
+        lengths = change.magnitude is None or change.magnitude.shape == (outputs,)
         if not fits or not lengths or (change.magnitude is not None) != dora:
             raise misfit(name)
         shapes[name] = LowRankShape(
@@ -313,7 +313,7 @@ def _attach_parts(model: LanguageModel, parts: Mapping[str, _Change], table: Map
         for name, change in parts.items():
             layer = layers[name]
             if change.base is not None and change.base.shape == layer.base_layer.weight.shape:
-                layer.base_layer.weight.copy_(change.base)  # type: ignore[operator,union-attr]
+                layer.base_layer.weight.copy_(change.base)  # type: ignore[operator]
             for ours, theirs in zip(layer.matrices(), (change.a, change.b), strict=True):
                 ours.copy_(theirs)  # type: ignore[arg-type]
             if layer.lora_magnitude is not None and change.magnitude is not None:

@@ -49,7 +49,7 @@ def switch(model: LanguageModel, name: str | None) -> LanguageModel:
     layers = {} if name is None else _adapter(model, name)
     _take_off(model)
     for place, layer in layers.items():
-        put(model, place, layer.to(layer.base_layer.weight.device))  # type: ignore[arg-type,union-attr]
+        put(model, place, layer.to(layer.base_layer.weight.device))  # type: ignore[arg-type]
     return model
 
 
