@@ -10,6 +10,7 @@ from preceptor.adapters.adapter import trainable
 from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.adapters.attach import load_adapter, merge, save_adapter
 from preceptor.adapters.low_rank import LowRankLinear
+from preceptor.adapters.low_rank_product import low_rank_linear
 from preceptor.adapters.low_rank_targets import attach
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.decoder import Decoder, build
@@ -123,3 +124,28 @@ def test_an_adapter_of_another_model_or_a_torn_one_is_refused(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"\x00" * 5)
     with pytest.raises(ArtifactError, match="does not hold"):
         load_adapter(build(CONFIG), tmp_path)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_change_in_one_go_is_the_composed_one(bias):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(5, 7, bias=bias, dtype=torch.float64).requires_grad_(False)
+    x, a, b = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 5), (2, 5), (7, 2)))
+    expected = layer(x) + 1.5 * (x @ a.t() @ b.t())
+    torch.testing.assert_close(low_rank_linear(x, layer, a, b, 1.5), expected)
+    assert torch.autograd.gradcheck(lambda *each: low_rank_linear(each[0], layer, each[1], each[2], 1.5), (x, a, b))
+
+
+def test_in_bfloat16_the_gradients_are_those_of_float32_roughly():
+    layer = torch.nn.Linear(16, 24).requires_grad_(False)
+    x, a, b = (torch.randn(*shape, requires_grad=True) for shape in ((4, 16), (2, 16), (24, 2)))
+    low_rank_linear(x, layer, a, b, 1.5).sum().backward()
+    exact = [each.grad.clone() for each in (x, a, b)]
+    x.grad = a.grad = b.grad = None
+    with torch.autocast("cpu", torch.bfloat16):
+        given = low_rank_linear(x, layer, a, b, 1.5)
+    assert given.dtype == torch.bfloat16
+    given.sum().backward()
+    for each, expected in zip((x, a, b), exact, strict=True):
+        assert each.grad.dtype == torch.float32
+        assert (each.grad - expected).norm() < 0.05 * expected.norm()
