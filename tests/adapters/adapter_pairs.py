@@ -16,6 +16,8 @@ from preceptor.models.encoder_decoder import build as build_encoder_decoder
 from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
 from preceptor.models.interchange import save_model
 from preceptor.models.language_model import LanguageModel
+from preceptor.models.two_stream import build as build_two_stream
+from preceptor.models.two_stream_config import TwoStreamConfig
 from preceptor.nn.inputs import Inputs
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -88,6 +90,16 @@ def small_model(name: str) -> LanguageModel:
             model = build_decoder(DecoderConfig(**_DECODER, tie_word_embeddings=name.endswith("tied")), generator)
         case "gpt2":
             model = build_decoder(DecoderConfig(**{**_DECODER, **_GPT2}), generator)
+        case "neox":
+            neox = {"positions": "rotary", "parallel_residual": True, "rotary_fraction": 0.25, "hidden_act": "gelu"}
+            model = build_decoder(DecoderConfig(**{**_DECODER, **_GPT2, **neox}), generator)
+        case "modernbert":
+            modern = {"sliding_window": 4, "full_attention_every": 3, "rope_theta": 1e5, "rope_theta_local": 1e3}
+            shape = {name: _BERT[name] for name in list(_BERT)[:7]}
+            model = build_encoder(EncoderConfig(**shape, **modern), generator)
+        case "xlnet":
+            shape = {name: _BERT[name] for name in list(_BERT)[:5]}
+            model = build_two_stream(TwoStreamConfig(**shape, initializer_range=0.1), generator)
         case "bert":
             model = build_encoder(EncoderConfig(**_BERT), generator)
         case _:

@@ -48,7 +48,9 @@ def assert_same_gradients(ours, theirs):
         kind = "lora_embedding_{}.default" if hasattr(layer, "lora_embedding_A") else "lora_{}.default.weight"
         for letter, matrix in zip("AB", layer.matrices(), strict=True):
             expected = theirs_by_name[f"{place.theirs}.{kind.format(letter)}"].grad
-            torch.testing.assert_close(matrix.grad, expected, **TOLERANCE)
+            # What peft takes out of the base stands behind what it trains.
+            rows, columns = expected.shape
+            torch.testing.assert_close(matrix.grad[:rows, :columns], expected, **TOLERANCE)
             compared += 1
         if layer.lora_magnitude is not None:
             expected = theirs_by_name[f"{place.theirs}.lora_magnitude_vector.default.weight"].grad
@@ -59,8 +61,6 @@ def assert_same_gradients(ours, theirs):
 @pytest.mark.parametrize("shape", TARGETS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_peft_made_is_the_same_here(shape, kind, tmp_path):
-    if (shape, kind) in [("bert", "pissa"), ("t5", "pissa")]:
-        pytest.skip("llama and gpt2 show it")
     base = small_model(shape)
     theirs = made_by_peft(base, tmp_path / "base", tmp_path / "adapter", target_modules=TARGETS[shape], **KINDS[kind])
     ours = load_adapter(load_model(tmp_path / "base"), tmp_path / "adapter")
@@ -96,17 +96,17 @@ OURS = {
         alpha=6,
         layers=(LayerPattern(pattern="*layers.0.*", rank=2), LayerPattern(pattern="down_proj", alpha=5)),
     ),
-    "few": AdapterConfig(rank=4, alpha=6, target_modules=("q_proj", "*.layers.1.mlp.*", "layers.1.mlp.*", "v_proj")),
+    "few": AdapterConfig(rank=4, alpha=6, target_modules=("q_proj", "v_proj", "*layers.1.mlp.*")),
 }
 
 
-@pytest.mark.parametrize("shape", TARGETS)
-@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [(shape, kind) for shape in TARGETS for kind in OURS]
+    + [("neox", "few"), ("neox", "dora"), ("modernbert", "few"), ("modernbert", "dora")],
+)
 def test_peft_loads_what_is_saved_here(shape, kind, tmp_path):
     config = OURS[kind]
-    if kind == "few":
-        names = ("q_proj", "v_proj", "*layers.1.mlp.*")
-        config = AdapterConfig(rank=4, alpha=6, target_modules=names)
     base, model = small_model(shape), small_model(shape)
     drawn(adapt(model, config, torch.Generator().manual_seed(3)))
     (tmp_path / "adapter").mkdir()
@@ -138,6 +138,16 @@ def test_embeddings(shape, theirs_name, dora, tmp_path):
         layer.requires_grad_(True)
     loss(logits(ours)).backward()
     assert_same_gradients(ours, theirs)
+
+
+def test_what_transformers_has_no_layers_for_is_read_back_here(tmp_path):
+    config = AdapterConfig(rank=4, alpha=6)
+    base, model = small_model("xlnet"), small_model("xlnet")
+    drawn(adapt(model, config, torch.Generator().manual_seed(3)))
+    save_adapter(model, config, tmp_path, "a-base")
+    again = load_adapter(small_model("xlnet"), tmp_path)
+    assert (base.logits(ids()) - model.logits(ids())).abs().max() > 0.01
+    torch.testing.assert_close(again.logits(ids()), model.logits(ids()), rtol=0, atol=0)
 
 
 def test_a_tied_embedding_is_changed_on_both_sides_and_stays_tied_when_merged(tmp_path):

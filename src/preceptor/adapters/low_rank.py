@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ def dense_weight(layer: nn.Module) -> Tensor:
         return weight  # type: ignore[no-any-return]
     from bitsandbytes.functional import dequantize_4bit
 
-    return dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[no-any-return]
+    return dequantize_4bit(weight.data, weight.quant_state)
 
 
 def is_quantised(layer: nn.Module) -> bool:
@@ -136,7 +136,7 @@ class LowRankLinear(LowRankLayer):
     def _with_magnitude(self, x: Tensor, change: Tensor) -> Tensor:
         """Dropped inputs count for the change alone, as peft has it."""
         assert self.lora_magnitude is not None
-        bias = self.base_layer.bias
+        bias = cast("Tensor | None", self.base_layer.bias)
         base = self.base_layer(x)
         factor_O = (self.lora_magnitude / self._lengths()).to(base.dtype)
         if bias is None:
@@ -195,7 +195,7 @@ class LowRankEmbedding(LowRankLayer):
         self.lora_magnitude = nn.Parameter(squares.sqrt().to(like.dtype)) if squares is not None else None
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Tensor:
         """The base's weights."""
         return self.base_layer.weight
 

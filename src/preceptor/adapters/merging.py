@@ -40,7 +40,7 @@ def merge(model: LanguageModel, *, for_good: bool = False) -> LanguageModel:
     merged = {}
     for name, layer in layers.items():
         combined = layer.combined_weight().detach()
-        merged[name] = _Merged(layer, layer.base_layer.weight.data)  # type: ignore[arg-type,union-attr]
+        merged[name] = _Merged(layer, layer.base_layer.weight.data)  # type: ignore[arg-type]
         put(model, name, _with_weight(layer.base_layer, combined))
     if merged and not for_good:
         model.__dict__[_MERGED] = model.__dict__.get(_MERGED, {}) | merged
@@ -50,7 +50,7 @@ def merge(model: LanguageModel, *, for_good: bool = False) -> LanguageModel:
 def _with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
     """The layer with other weights; one in 4 bits becomes another layer."""
     if not is_quantised(layer):
-        layer.weight.data = weight  # type: ignore[union-attr]
+        layer.weight.data = weight
         return layer
     bias: Tensor | None = layer.bias  # type: ignore[assignment]
     dense = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
@@ -71,6 +71,6 @@ def unmerge(model: LanguageModel) -> LanguageModel:
     if not merged:
         raise ConfigError("nothing was merged into this model", remedy="merge first, and not for good")
     for name, each in merged.items():
-        each.layer.base_layer.weight.data = each.weight  # type: ignore[union-attr]
+        each.layer.base_layer.weight.data = each.weight
         put(model, name, each.layer)
     return model
