@@ -13,10 +13,12 @@ from virtual_token_samples import (
     NUM_TOKENS,
     PAIRS,
     PREFIX,
+    PROMPT,
     START,
     TOLERANCE,
     VOCAB_SIZE,
     built,
+    in_front,
     inputs_of,
     next_tokens,
     our_states,
@@ -31,7 +33,8 @@ from preceptor.adapters import prefix
 from preceptor.adapters.adapter import trainable
 from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.adapters.attach import adapt, load_adapter, merge, save_adapter, virtual_ids
-from preceptor.core.errors import ArtifactError, ConfigError
+from preceptor.core.errors import ArtifactError, ConfigError, MismatchError
+from preceptor.models.heads import HeadConfig, attach_head, head_scores
 from preceptor.models.interchange import load_model
 from preceptor.models.two_stream import TwoStreamConfig, build
 from preceptor.nn.attention import recorded_attention
@@ -298,6 +301,19 @@ def test_a_prefix_of_another_model_or_a_torn_one_is_refused(tmp_path):
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"\x00" * 5)
     with pytest.raises(ArtifactError, match="does not hold an adapter of kind PREFIX_TUNING"):
         load_adapter(built("llama"), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("config", [PREFIX, PROMPT])
+def test_heads_travel_with_it_no_path_does_and_another_base_is_refused(config, tmp_path):
+    model = attach_head(built("bert"), "topic", HeadConfig(labels=("a", "b")), torch.Generator().manual_seed(4))
+    adapt(model, config, torch.Generator().manual_seed(3))
+    assert all(parameter.requires_grad for parameter in model.heads.parameters())
+    save_adapter(model, config, tmp_path, str(tmp_path / "my-base"))
+    again = load_adapter(built("bert"), tmp_path, "my-base")
+    ids = in_front(virtual_ids(again), tokens())
+    assert torch.equal(head_scores(again, "topic", Inputs(ids)), head_scores(model, "topic", Inputs(ids)))
+    with pytest.raises(MismatchError, match="another model"):
+        load_adapter(built("bert"), tmp_path, "another-base")
 
 
 def test_an_ignored_label_stays_ignored():

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from preceptor.adapters.adapter_config import AdapterConfig
+from preceptor.adapters.attach import adapt
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.evaluate.inspection import LayerNorms, Norms, attention_maps, norms, token_labels
 from preceptor.models.decoder_config import DecoderConfig
@@ -43,6 +45,13 @@ def test_every_attention_has_a_map_whose_rows_sum_to_one(name, tokenizer):
         assert each.weights_NTS.shape == (4, len(each.queries), len(each.keys))
         assert abs(each.weights_NTS.sum(axis=2) - 1).max() < 1e-5
     assert [each.layer for each in maps[:3]] == [0, 1, 2]
+
+
+def test_a_prefix_is_among_what_is_looked_at(tokenizer):
+    model = adapt(built("decoder", tokenizer), AdapterConfig(kind="prefix", num_virtual_tokens=2))
+    for each in attention_maps(model, tokenizer, TEXT):
+        assert each.keys == ("[prefix 1]", "[prefix 2]", *each.queries)
+        assert each.weights_NTS.shape[1:] == (len(each.queries), len(each.keys))
 
 
 def test_a_decoder_looks_back_only_and_an_encoder_both_ways(tokenizer):

@@ -130,7 +130,9 @@ def attention_maps(model: LanguageModel, tokenizer: Tokenizer, text: str, target
         weights_NTS = weights_BNTS[0].float().cpu().numpy()
         from_source, to_source = _sides(name)
         queries, keys = (read.source if side else read.tokens for side in (from_source, to_source))
-        maps.append(AttentionMap(name, _layer_of(name), weights_NTS, queries, keys))
+        # A trained prefix stands in front of what is read.
+        prefix = tuple(f"[prefix {place + 1}]" for place in range(weights_NTS.shape[2] - len(keys)))
+        maps.append(AttentionMap(name, _layer_of(name), weights_NTS, queries, (*prefix, *keys)))
     return maps
 
 
