@@ -13,12 +13,15 @@ from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models import foreign
 from preceptor.models.foreign import ForeignModel
 from preceptor.models.growth import grow_vocabulary
+from preceptor.models.heads import HeadConfig, attach_head, head_scores
 from preceptor.models.interchange import from_config_json, load_model, save_model
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batch
 from preceptor.objectives.causal import language_model_loss
 from preceptor.parallel.engine import place
+from preceptor.train.activations import saving_activations
+from preceptor.train.memory_config import MemoryConfig
 from preceptor.train.optim import Optimizer
 from preceptor.train.optim_config import OptimizerConfig
 
@@ -202,6 +205,20 @@ def test_generation_follows_the_likeliest_tokens_of_transformers(falcon):
             torch.testing.assert_close(logits[number], expected, rtol=1e-4, atol=1e-4)
             rows[number] = torch.cat([row, chosen[number : number + 1]])
         logits = model.step(chosen.unsqueeze(1), cache)
+
+
+def test_heads_and_activations_made_anew(tmp_path):
+    theirs("stablelm").save_pretrained(tmp_path)
+    found = []
+    for memory in (MemoryConfig(), MemoryConfig(activation_checkpointing="full", keep_activations_in="disk")):
+        model = attach_head(load_model(tmp_path), "task", HeadConfig(labels=("a", "b")))
+        with saving_activations(model, memory, tmp_path):
+            scores = head_scores(model, "task", packed(tokens(1, 5)))
+            assert scores.shape == (1, 17, 2)
+            scores.square().sum().backward()
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    assert all(each is None or torch.equal(each, found[1][name]) for name, each in found[0].items())
+    assert found[0]["model.layers.0.mlp.up_proj.weight"].abs().sum() > 0
 
 
 def test_a_vocabulary_grows(falcon, tmp_path):

@@ -30,7 +30,8 @@ NOT_PROVED = (
     "that a token says nothing of those before it, and that packed documents do not see each other, is tried on two "
     "short texts, not proved by tests",
     "the same run giving the same weights, bit for bit, depends on the code of transformers",
-    "activation checkpointing, rates by layer and counts of attention's operations know our own blocks only",
+    "activation checkpointing and rates by layer find blocks only where these are called layers, and operations of "
+    "attention are not counted",
     "generation computes the whole text again for each token",
 )
 """What is promised of our own models and not of these."""
