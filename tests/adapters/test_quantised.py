@@ -10,7 +10,9 @@ from torch import nn
 
 from preceptor.adapters.adapter import trainable
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.adapters.low_rank import LowRankLinear, adapter_state, attach, merge
+from preceptor.adapters.attach import adapt as attach
+from preceptor.adapters.attach import merge
+from preceptor.adapters.low_rank import LowRankLinear
 from preceptor.adapters.quantised import dense_weight, dequantised, is_quantised, quantise, weight_bytes
 from preceptor.core.errors import ConfigError
 from preceptor.models.decoder import build
@@ -183,7 +185,7 @@ def test_resume_is_exact_and_a_checkpoint_holds_the_adapter_alone(tmp_path):
     second, optimizer = fresh()
     assert checkpoints.resume(second, optimizer).step == 3
     stepped(second, optimizer, range(3, 6))
-    ours, theirs = adapter_state(whole.model), adapter_state(second.model)
+    ours, theirs = (dict(engine.parameters) for engine in (whole, second))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -204,7 +206,7 @@ SPIKE = """
     import resource, sys, torch
     from pathlib import Path
     from preceptor.adapters.adapter_config import AdapterConfig
-    from preceptor.adapters.low_rank import attach
+    from preceptor.adapters.attach import adapt as attach
     from preceptor.adapters.quantised import quantise
     from preceptor.models.decoder import build
     from preceptor.models.decoder_config import DecoderConfig
