@@ -1,11 +1,14 @@
 """Every command that README and the docs show runs, on the smallest recipe and in an empty folder."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,9 +50,21 @@ def folder(tmp_path_factory):
         (folder / "docs" / f"{number}.txt").write_text(f"Document {number}. {text}")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (folder / "mine.toml").write_text(re.search(r"```toml\n# mine.toml\n(.*?)```", readme, re.DOTALL)[1])
+    write_examples(folder)
     result = run("preceptor run tiny --out runs/default", folder)
     assert result.returncode == 0, result.stderr
     return folder
+
+
+def write_examples(folder: Path) -> None:
+    """The files of examples that docs/examples.md looks at."""
+    rows = [(f"review number {number}", number % 2) for number in range(80)]
+    (folder / "reviews.csv").write_text("review,stars\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    chats = [{"question": text, "answer": f"That is {label}."} for text, label in rows]
+    (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    for name, part in (("train", rows[:40]), ("test", rows[40:])):
+        table = pyarrow.table({"text": [text for text, _ in part], "label": [label for _, label in part]})
+        pyarrow.parquet.write_table(table, folder / f"{name}.parquet")
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess:
