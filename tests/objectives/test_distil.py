@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from preceptor.core.errors import ConfigError
-from preceptor.data.examples import Example
+from preceptor.data.example_types import Conversation
 from preceptor.models.decoder import build
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.objectives.batch import Batches
@@ -34,7 +34,9 @@ def small(tokenizer, seed, hidden_size=32, extra_rows=0):
 
 
 def answers(tokenizer, number=9):
-    examples = [Example(f"{WORDS[n]}?", " ".join(WORDS[n : n + 1 + n % 4]), f"{n}") for n in range(number)]
+    examples = [
+        Conversation.of(f"{WORDS[n]}?", " ".join(WORDS[n : n + 1 + n % 4]), group=f"{n}") for n in range(number)
+    ]
     return InstructObjective(examples, tokenizer, CONTEXT)
 
 
