@@ -5,6 +5,7 @@ one thread.
 """
 
 import argparse
+import importlib
 import json
 import resource
 import subprocess
@@ -70,9 +71,8 @@ def ours(row: torch.Tensor, *, quantised: bool) -> tuple[Callable[[], None], dic
 
 def theirs(row: torch.Tensor) -> tuple[Callable[[], None], dict[str, int]]:
     """A step of transformers, peft and bitsandbytes."""
-    import transformers
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
+    peft: Any = importlib.import_module("peft")
+    transformers: Any = importlib.import_module("transformers")
     transformers.utils.logging.disable_progress_bar()
     quantisation = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
@@ -85,9 +85,9 @@ def theirs(row: torch.Tensor) -> tuple[Callable[[], None], dict[str, int]]:
         base = transformers.LlamaForCausalLM.from_pretrained(
             folder, device_map="cpu", dtype=torch.float32, quantization_config=quantisation
         )
-    base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(base, lora)
+    base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = peft.get_peft_model(base, lora)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.0)
 
     def step() -> None:
