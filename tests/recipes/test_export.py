@@ -299,6 +299,28 @@ def test_the_card_says_what_the_artifacts_say(trained, tmp_path):
     assert str(trained.parent) not in card
 
 
+def test_the_card_of_one_known_licence_names_it_and_other_bases_are_told(out, tmp_path):
+    export(out, tmp_path / "to", with_adapter=False)
+    front = yaml.safe_load((tmp_path / "to" / "README.md").read_text().split("---\n")[1])
+    assert front["license"] == "mit" and "license_name" not in front
+    table = json.loads((out / "run.json").read_text())
+    table["run"]["base"]["model"] = "/home/somebody/models/theirs"
+    table["run"]["model"] = {}
+    table["run"]["tokenizer"] = {}
+    table["run"]["finetuning"]["quantise"] = "nf4"
+    (out / "run.json").write_text(json.dumps(table))
+    export(out, tmp_path / "other")
+    card = (tmp_path / "other" / "README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["license"] == "other" and "base_model" not in front
+    assert "/home" not in card and "the base model theirs" in card and "over a base in nf4" in card
+    table["run"]["base"]["model"] = "hub:someone/something"
+    (out / "run.json").write_text(json.dumps(table))
+    export(out, tmp_path / "third")
+    front = yaml.safe_load((tmp_path / "third" / "README.md").read_text().split("---\n")[1])
+    assert front["base_model"] == "someone/something"
+
+
 def test_a_card_without_scores_says_so(out, tmp_path):
     shutil.rmtree(out / "artifacts" / "evaluation")
     shutil.rmtree(out / "artifacts" / "tokens")

@@ -33,7 +33,7 @@ def model_card(source: ExportSource, exported: Exported) -> str:
         "## What it memorised\n\n" + _said(scores, ("memorisation", "loss_gap")),
         "## Is the export the model\n\n" + _parity(exported),
         "## What it cost\n\n" + _cost(source),
-        "## Limits\n\n" + _limits(sheets, scores, exported.config),
+        "## Limits\n\n" + _limits(source, sheets, scores, exported.config),
         "## Where it comes from\n\n" + _lineage(source),
     ]
     front = _front_matter(source, exported, sheets, scores, licence)
@@ -60,7 +60,11 @@ def _front_matter(
         table["datasets"] = sets
     if languages := _languages(sheets):
         table["language"] = languages
-    table["tags"] = ["preceptor", str(exported.config.get("model_type")), *(["lora"] if form == "adapter" else [])]
+    table["tags"] = [
+        "preceptor",
+        str(exported.config.get("model_type")),
+        *([source.run.finetuning.adapter.kind] if form == "adapter" else []),
+    ]
     scored = [name.split(".") for name, _ in _every_score(scores)]
     if metrics := sorted({parts[-1] for parts in scored if not _NO_METRICS.intersection(parts)}):
         table["metrics"] = metrics
@@ -262,8 +266,15 @@ def _cost(source: ExportSource) -> str:
     return _table(("stage", "time", "energy", "CO2e"), rows) + (f"\n\n{notes}" if notes else "")
 
 
-def _limits(sheets: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _limits(
+    source: ExportSource, sheets: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], config: Mapping[str, Any]
+) -> str:
     lines = [warning for sheet in sheets for warning in sheet.get("warnings", ())]
+    if source.adapter is not None and source.run.finetuning.quantise != "none":
+        lines.append(
+            f"the adapter was trained over a base in {source.run.finetuning.quantise}, and is compared and exported "
+            f"here over the base in full precision; what that changes: {NOT_MEASURED}"
+        )
     if languages := _languages(sheets):
         lines.append(f"trained on text in {', '.join(languages)}; other languages: {NOT_MEASURED}")
     context = config.get("max_position_embeddings") or config.get("n_positions")
