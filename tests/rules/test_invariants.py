@@ -16,9 +16,7 @@ TESTS = {
         "tests/train/test_resume.py::test_after_a_kill_dropout_and_noise_go_on_bit_for_bit_in_and_between_epochs",
         "tests/train/test_resume.py::test_dropout_and_noise_are_there_and_differ_from_step_to_step",
     ),
-    3: (
-        "tests/train/test_resume.py::test_the_rows_of_a_later_epoch_are_the_same_after_a_resume_in_it",
-    ),
+    3: ("tests/train/test_resume.py::test_the_rows_of_a_later_epoch_are_the_same_after_a_resume_in_it",),
     4: (
         "tests/train/test_resume.py::test_killed_three_times_every_row_of_an_epoch_comes_exactly_once",
         "tests/faults/test_killed.py::test_row_13_the_rows_of_each_step_are_the_same_after_a_kill_none_lost_none_twice",
@@ -31,9 +29,7 @@ TESTS = {
         "tests/train/test_orders.py::test_what_is_hidden_differs_by_row_and_epoch_and_follows_from_the_seed",
         "tests/train/test_orders.py::test_generators_of_many_uses_are_pairwise_different_and_reproducible",
     ),
-    7: (
-        "tests/train/test_one_update.py::test_the_rate_is_its_closed_form_under_accumulation_and_after_every_stop",
-    ),
+    7: ("tests/train/test_one_update.py::test_the_rate_is_its_closed_form_under_accumulation_and_after_every_stop",),
     8: (
         "tests/faults/test_killed.py::test_row_02_killed_at_every_call_that_changes_a_file",
         "tests/faults/test_killed.py::test_row_02_killed_in_a_save_the_older_checkpoint_stands_and_drafts_are_swept",
@@ -44,9 +40,7 @@ TESTS = {
         "tests/train/test_saves.py::test_two_processes_that_save_in_one_folder_do_each_other_no_harm",
         "tests/core/test_crash.py::test_two_writers_of_one_target_do_not_harm_each_other",
     ),
-    10: (
-        "tests/train/test_checkpoint.py::test_whatever_is_saved_the_newest_and_the_best_are_there",
-    ),
+    10: ("tests/train/test_checkpoint.py::test_whatever_is_saved_the_newest_and_the_best_are_there",),
     11: (
         "tests/train/test_saves.py::test_what_is_loaded_is_all_that_was_saved_for_every_rule",
         "tests/train/test_saves.py::test_a_missing_or_an_unknown_key_of_whatever_was_saved_is_refused",
@@ -61,12 +55,8 @@ TESTS = {
         "::test_another_first_document_leaves_the_logits_of_the_second_bit_identical",
         "tests/objectives/test_isolation.py::test_the_others_do_not_notice",
     ),
-    14: (
-        "tests/objectives/test_answers.py::test_what_is_trained_is_what_is_served_and_begins_once",
-    ),
-    15: (
-        "tests/objectives/test_answers.py::test_the_supervised_tokens_of_a_document_are_its_answer_and_nothing_else",
-    ),
+    14: ("tests/objectives/test_answers.py::test_what_is_trained_is_what_is_served_and_begins_once",),
+    15: ("tests/objectives/test_answers.py::test_the_supervised_tokens_of_a_document_are_its_answer_and_nothing_else",),
     16: (
         "tests/objectives/test_answers.py"
         "::test_whatever_is_kept_leaves_something_to_learn_and_what_is_left_out_is_counted",

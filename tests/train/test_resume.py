@@ -8,14 +8,12 @@ import pytest
 import torch
 from toy_training import CONFIG, Toy, parts, train
 
-from preceptor.core.errors import ArtifactError
 from preceptor.objectives.batch import Batches
 from preceptor.objectives.noise import InputNoise
 from preceptor.objectives.noise_config import InputNoiseConfig
 from preceptor.objectives.packing import plan_rows
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.optim_config import OptimizerConfig
-from preceptor.train.state import TrainState
 
 NUM_ROWS, ROWS_PER_STEP, NUM_STEPS = 24, 4, 20
 STEPS_PER_EPOCH = NUM_ROWS // ROWS_PER_STEP

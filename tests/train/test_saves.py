@@ -107,9 +107,7 @@ def with_one_more(table):
 
 
 @pytest.mark.parametrize("change", [without_the_first, with_one_more])
-@pytest.mark.parametrize(
-    "file", ["weights.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"]
-)
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"])
 def test_a_missing_or_an_unknown_key_of_whatever_was_saved_is_refused(tmp_path, file, change):
     engine, optimizer, average, state = trained()
     Checkpoints(tmp_path, "key", 1).save(engine, optimizer, state, average)
