@@ -434,3 +434,21 @@ def test_drafts_of_the_living_are_not_swept_and_of_the_dead_are(tmp_path: Path) 
     assert store.find("corpus", "k") == draft.artifact
     assert store.sweep() == []
     assert Store(tmp_path / "nowhere").sweep() == []
+
+
+def test_what_another_process_takes_away_meanwhile_is_no_longer_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with write_folder(tmp_path / "a", "corpus", "key", {}) as draft:
+        (draft.path / "x").write_text("old")
+    plain = artifact_module._verified
+
+    def takes_away(folder: Path) -> Artifact | None:
+        shutil.rmtree(folder)
+        return plain(folder)
+
+    monkeypatch.setattr(artifact_module, "_verified", takes_away)
+    with write_folder(tmp_path / "a", "corpus", "key", {}) as draft:
+        (draft.path / "x").write_text("new")
+    assert load(tmp_path / "a").file("x").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -180,6 +180,16 @@ def _seal(draft: Draft, kind: str, key: str, parents: Mapping[str, str]) -> Mani
 
 def _place(draft: Path, target: Path, manifest: Manifest) -> Artifact:
     """The artifact at its target: the draft, or what was there if that has the same content and verifies."""
+    while True:
+        try:
+            return _place_once(draft, target, manifest)
+        except FileNotFoundError:
+            # Another process has taken away what was in the way, between two looks at it.
+            if not draft.exists() or not target.parent.is_dir():
+                raise
+
+
+def _place_once(draft: Path, target: Path, manifest: Manifest) -> Artifact:
     try:
         os.rename(draft, target)
     except OSError as error:
