@@ -55,7 +55,6 @@ def test_merging_in_float32_changes_no_logit_and_survives_saving(tmp_path, rank)
     "other",
     [
         {"num_hidden_layers": 1},
-        {"num_hidden_layers": 3},
         {"hidden_size": 48},
         {"intermediate_size": 64},
         {"num_key_value_heads": 2},
