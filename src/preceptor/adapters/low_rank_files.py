@@ -189,9 +189,24 @@ def load_adapter(model: LanguageModel, folder: Path, base: str = "") -> Language
         if table.get("init_lora_weights") == "pissa":
             change = _relative(change, place, model, bool(table.get("use_rslora")))
         parts |= _parts(place, change, model, table)
+    if lacking := _lacking(by_name, changes, table):
+        raise _does_not_fit(folder, lacking[0], made_for)
     freeze(model)
     _attach_parts(model, parts, table, lambda name: _does_not_fit(folder, name, made_for))
     return model.eval()
+
+
+def _lacking(by_name: Mapping[str, Place], changes: Mapping[str, _Change], table: Mapping[str, Any]) -> list[str]:
+    """The layers of a model that are not changed though the same ones of other blocks are: its base has fewer blocks.
+
+    Files that say which layers or blocks they mean, one by one, may leave out others.
+    """
+    targets = table.get("target_modules")
+    if not isinstance(targets, list) or table.get("layers_to_transform") or table.get("exclude_modules"):
+        return []
+    meant = {_NUMBER.sub(".*.", name) for name in changes if name not in targets}
+    layers = sorted({place.theirs for place in by_name.values()} - changes.keys())
+    return [name for name in layers if _NUMBER.sub(".*.", name) in meant]
 
 
 @torch.no_grad()
@@ -215,6 +230,7 @@ def _does_not_fit(folder: Path, name: str, base: str) -> ArtifactError:
     )
 
 
+_NUMBER = re.compile(r"\.\d+\.")
 _REFUSED = {
     "bias": (None, "none"),
     "lora_bias": (None, False),
