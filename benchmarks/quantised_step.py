@@ -34,9 +34,8 @@ SHAPE: dict[str, Any] = {
 
 def ours(row: torch.Tensor, *, quantised: bool) -> tuple[Callable[[], None], dict[str, int]]:
     """A step of this project, and how many bytes weights take."""
-    from preceptor.adapters.adapter import named_linears
     from preceptor.adapters.adapter_config import AdapterConfig
-    from preceptor.adapters.low_rank import attach
+    from preceptor.adapters.attach import adapt
     from preceptor.adapters.quantised import quantise, weight_bytes
     from preceptor.models.decoder import build
     from preceptor.models.decoder_config import DecoderConfig
@@ -54,9 +53,9 @@ def ours(row: torch.Tensor, *, quantised: bool) -> tuple[Callable[[], None], dic
     model = build(DecoderConfig(**SHAPE, qk_norm="none", zero_init_outputs=False))
     if quantised:
         quantise(model)
-    linears = sum(weight_bytes(layer) for *_, layer in named_linears(model))
+    linears = sum(weight_bytes(layer) for layer in model.modules() if isinstance(layer, torch.nn.Linear))
     sizes = {"weight_bytes": weight_bytes(model), "linear_weight_bytes": linears}
-    attach(model, AdapterConfig(rank=8, alpha=16))
+    adapt(model, AdapterConfig(rank=8, alpha=16))
     engine = place(model)
     optimizer = Optimizer(engine.parameters, OptimizerConfig(kind="adamw", learning_rate=1e-4))
     batch = Batch(Inputs(row[:, :-1]), row[:, 1:])

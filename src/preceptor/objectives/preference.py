@@ -46,6 +46,8 @@ class PreferenceObjective:
         self.config = config or PreferenceConfig()
         self.end_of_text_id = tokenizer.end_of_text_id
         pairs: list[tuple[_Answer, _Answer]] = []
+        self.kept: list[PreferenceExample] = []
+        """The examples that are not refused, in order."""
         self.num_alike = self.num_too_long = longest = 0
         for example in examples:
             chosen, rejected = (_encoded(tokenizer, example, said) for said in (example.chosen, example.rejected))
@@ -57,6 +59,7 @@ class PreferenceObjective:
                 self.num_too_long += 1
             else:
                 pairs.append((chosen, rejected))
+                self.kept.append(example)
         self._require_enough(len(examples), len(pairs), longest, context_length)
         self.num_examples = len(pairs)
         self.prefix_ids = list(prefix_ids)
@@ -160,7 +163,6 @@ def preference_objective(
     return with_reference(objective, reference, dtype)
 
 
-@torch.no_grad()
 def with_reference(
     objective: PreferenceObjective, model: nn.Module, dtype: torch.dtype = torch.float32
 ) -> PreferenceObjective:
@@ -169,17 +171,36 @@ def with_reference(
     They follow from the model and the pairs alone, so that a resumed training has the same. ``dtype`` is that of the
     products: the reference is best computed in the numbers of the training.
     """
+    # A prompt that is trained is no part of the reference, so that nothing stands before its documents.
+    objective.reference = _of_all(objective, model, (), dtype)
+    return objective
+
+
+def gains(objective: PreferenceObjective, model: nn.Module) -> NDArray[np.float64]:
+    """By how much the log-probability of each answer has grown over the reference's, P 2: the preferred ones first.
+
+    Raises:
+        ValueError: the reference's log-probabilities were not taken.
+    """
+    if objective.reference is None:
+        raise ValueError("a gain needs the log-probabilities of the reference: call with_reference first")
+    return _of_all(objective, model, objective.prefix_ids, torch.float32) - objective.reference
+
+
+@torch.no_grad()
+def _of_all(
+    objective: PreferenceObjective, model: nn.Module, prefix: Sequence[int], dtype: torch.dtype
+) -> NDArray[np.float64]:
+    """The log-probability of both answers of every pair behind a prefix, P 2."""
     device, was_training = next(model.parameters()).device, model.training
     found = np.zeros((objective.num_examples, 2), np.float64)
     model.eval()
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         for row in range(objective.num_rows):
-            # A prompt that is trained is no part of the reference, so that nothing stands before its documents.
-            batch = on_device(objective._batch([row], ()), device)
+            batch = on_device(objective._batch([row], prefix), device)
             found[objective.plan.row(row)] = objective.log_probabilities(model, batch)[0].cpu().numpy()
     model.train(was_training)
-    objective.reference = found
-    return objective
+    return found
 
 
 def _tokens_of_answers(batch: Batch) -> Tensor:

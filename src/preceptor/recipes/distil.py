@@ -17,6 +17,7 @@ from preceptor.core.progress import Progress, say
 from preceptor.core.seeds import derive
 from preceptor.data.examples import conversations, read_examples
 from preceptor.models.decoder import Decoder
+from preceptor.models.foreign import ForeignModel
 from preceptor.recipes import inputs
 from preceptor.recipes.answering import load_responder
 from preceptor.recipes.folder import MODEL_CONFIG_FILE, newest_model
@@ -51,7 +52,7 @@ def load_teacher(path: Path, sampling: SamplingConfig) -> Teacher:
         known = checkpoint.id if adapter is None else adapter.id
         return Teacher(replace(load_responder(path), sampling=sampling), known)
     model, tokenizer = find_model(path)
-    if not isinstance(model, Decoder):
+    if not isinstance(model, Decoder | ForeignModel):
         raise ConfigError(f"the model of {path} is no decoder and answers no questions", remedy="name another teacher")
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ConfigError(

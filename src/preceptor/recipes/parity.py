@@ -10,6 +10,7 @@ from torch import Tensor
 from preceptor.adapters.attach import virtual_ids
 from preceptor.core.errors import OutputError
 from preceptor.models.decoder import Decoder
+from preceptor.models.foreign import ForeignModel
 from preceptor.models.language_model import LanguageModel
 from preceptor.nn.inputs import Inputs
 from preceptor.serve.generate import generate_many
@@ -130,7 +131,7 @@ def read(model: LanguageModel, prompts: Prompts, tokenizer: Tokenizer) -> Readin
         for name, scores in heads.items():
             scores.append(model.heads[name](states_1TD)[0].float())
     answers: Sequence[Sequence[int]] = ()
-    if isinstance(model, Decoder):
+    if isinstance(model, Decoder | ForeignModel):
         answers = generate_many(model, rows, _GREEDY, tokenizer.end_of_text_id)
     return Reading(
         tuple(logits), {name: tuple(rows) for name, rows in heads.items()}, tuple(tuple(each) for each in answers)

@@ -16,6 +16,7 @@ from preceptor.data.example_types import (
     ExampleSet,
     NumberExample,
     PairExample,
+    PreferenceExample,
     TaggedExample,
 )
 from preceptor.evaluate import verdict
@@ -30,17 +31,18 @@ from preceptor.evaluate.predictions import (
     predict_tags,
     span_text,
 )
+from preceptor.evaluate.preference import preference_scores
 from preceptor.evaluate.regression import number_scores
 from preceptor.evaluate.tagging import commonest_tags, tagging_scores
 from preceptor.evaluate.texts import summary_scores, translation_scores
-from preceptor.models.decoder import Decoder
-from preceptor.models.encoder_decoder import EncoderDecoder
 from preceptor.models.heads import HeadConfig
 from preceptor.models.language_model import LanguageModel
 from preceptor.objectives.labelled import LabelledObjective
+from preceptor.objectives.preference import gains, preference_objective
+from preceptor.objectives.preference_config import PreferenceConfig
 from preceptor.objectives.task import HEAD, Prepared, prepare
 from preceptor.recipes.tuned import load_tuned, load_writer
-from preceptor.serve.chat import Responder
+from preceptor.serve.chat import Responder, Writer
 from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 
@@ -175,7 +177,7 @@ def _texts(asked: Asked, model: LanguageModel) -> _Found:
     examples = sorted(every, key=lambda each: derive(asked.seed, "asked", each.source))[: asked.num_questions]
     sources, references = [each.source for each in examples], [[each.target] for each in examples]
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=asked.max_new_tokens)
-    written = Responder(cast(Decoder | EncoderDecoder, model), asked.tokenizer, greedy).answer_many(sources)
+    written = Responder(cast(Writer, model), asked.tokenizer, greedy).answer_many(sources)
     before = Responder(load_writer(asked.base), asked.tokenizer, greedy).answer_many(sources)
     score = translation_scores if asked.held_out.task == "translate" else summary_scores
     scores = score(references, written, sources, asked.seed)
@@ -189,6 +191,27 @@ def _texts(asked: Asked, model: LanguageModel) -> _Found:
         for each, first, said in zip(examples, before, written, strict=True)
     ]
     return _Found(judged, scores.facts(), samples[:_NUM_SAMPLES], len(examples))
+
+
+def _preferences(asked: Asked, model: LanguageModel) -> _Found:
+    """How often the preferred answer has gained more over the base than the other one."""
+    examples = cast(Sequence[PreferenceExample], asked.held_out.examples)
+    prepared = preference_objective(
+        examples,
+        asked.tokenizer,
+        asked.context_length,
+        PreferenceConfig(),
+        load_tuned(asked.base),
+        prefix_ids=virtual_ids(model),
+    )
+    gained = gains(prepared, model)
+    scores = preference_scores(gained[:, 0], gained[:, 1], asked.seed)
+    samples = [
+        {"input": each.messages[-1].content, "said": "the preferred" if first > second else "the other"}
+        | {"expected": "the preferred"}
+        for each, (first, second) in zip(prepared.kept, gained, strict=True)
+    ]
+    return _Found(scores.judged, scores.facts(), samples[:_NUM_SAMPLES], len(examples))
 
 
 def _both(text: str, second: str | None) -> str:
@@ -207,5 +230,6 @@ _WAYS: Mapping[str, Callable[[Asked, LanguageModel], _Found]] = {
     "answer": _answers,
     "translate": _texts,
     "summarise": _texts,
+    "prefer": _preferences,
 }
 """How each task is judged; what an assistant answers is judged by the evaluation itself."""

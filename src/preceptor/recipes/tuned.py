@@ -12,9 +12,11 @@ from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.data.example_types import Task
 from preceptor.models.decoder import Decoder
 from preceptor.models.encoder_decoder import EncoderDecoder
+from preceptor.models.foreign import ForeignModel
 from preceptor.models.interchange import load_model
 from preceptor.models.language_model import LanguageModel
 from preceptor.recipes.folder import MODEL_CONFIG_FILE
+from preceptor.serve.chat import Writer
 
 TASK_FILE = "task.json"
 
@@ -49,14 +51,14 @@ def load_tuned(base: Path, tuned: Path | None = None) -> LanguageModel:
     return load_adapter(model, tuned).eval()
 
 
-def load_writer(base: Path, tuned: Path | None = None) -> Decoder | EncoderDecoder:
+def load_writer(base: Path, tuned: Path | None = None) -> Writer:
     """The same where it is a model that writes.
 
     Raises:
         ArtifactError: it is not, or as ``load_tuned``.
     """
     model = load_tuned(base, tuned)
-    if not isinstance(model, Decoder | EncoderDecoder):
+    if not isinstance(model, Decoder | EncoderDecoder | ForeignModel):
         raise ArtifactError(
             f"the model is of the family {model.config.family!r}, which does not write",
             remedy="ask it with `preceptor predict`, or fine-tune a decoder or an encoder-decoder",

@@ -8,10 +8,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
+from preceptor.adapters.attach import virtual_ids
 from preceptor.core.errors import OutputError, output_errors
-from preceptor.models.decoder import Decoder
 from preceptor.models.encoder_decoder import EncoderDecoder
-from preceptor.serve.generate import generate, generate_many
+from preceptor.serve.generate import OneSided, generate, generate_many
 from preceptor.serve.sampling import SamplingConfig
 from preceptor.serve.translate import sampled_targets, source_ids, stream_target
 from preceptor.tokenizer.chat import encode_prompt
@@ -24,6 +24,10 @@ COMMANDS = """/help         this list
 Ctrl-C stops an answer; at the prompt, or a second time, it leaves."""
 
 
+Writer = OneSided | EncoderDecoder
+"""Models that write text."""
+
+
 @dataclass(frozen=True)
 class Responder:
     """A model with its tokenizer and its way to draw: what answers questions and continues texts.
@@ -31,7 +35,7 @@ class Responder:
     An encoder-decoder knows no template: what is asked is its source, and the answer its target.
     """
 
-    model: Decoder | EncoderDecoder
+    model: Writer
     tokenizer: Tokenizer
     sampling: SamplingConfig
 
@@ -39,13 +43,13 @@ class Responder:
         """The answer to a question in pieces of whole characters. Every question stands alone, as in training."""
         if isinstance(self.model, EncoderDecoder):
             return self._shown(stream_target(self.model, self._source(question), self.sampling, self._end))
-        return self._stream(encode_prompt(self.tokenizer, question))
+        return self._stream(self._asked(question))
 
     def continue_text(self, text: str) -> Iterator[str]:
         """What follows a text, in pieces of whole characters; of an encoder-decoder, the target it writes for it."""
         if isinstance(self.model, EncoderDecoder):
             return self.answer(text)
-        return self._stream([self.tokenizer.end_of_text_id, *self.tokenizer.encode(text)])
+        return self._stream([*virtual_ids(self.model), self._end, *self.tokenizer.encode(text)])
 
     def answer_many(self, questions: Sequence[str]) -> list[str]:
         """The answers to many questions."""
@@ -53,7 +57,7 @@ class Responder:
             sources = [self._source(question) for question in questions]
             replies = sampled_targets(self.model, sources, self.sampling, self._end)
         else:
-            prompts = [encode_prompt(self.tokenizer, question) for question in questions]
+            prompts = [self._asked(question) for question in questions]
             replies = generate_many(self.model, prompts, self.sampling, self._end)
         return [self.tokenizer.decode(reply).strip() for reply in replies]
 
@@ -63,7 +67,7 @@ class Responder:
             return self.answer_many(questions)
         tokenizer = self.tokenizer
         texts = [f"Question: {question}\nAnswer:" for question in questions]
-        prompts = [[tokenizer.end_of_text_id, *tokenizer.encode(text)] for text in texts]
+        prompts = [[*virtual_ids(self.model), tokenizer.end_of_text_id, *tokenizer.encode(text)] for text in texts]
         replies = generate_many(self.model, prompts, self.sampling, tokenizer.end_of_text_id)
         return [tokenizer.decode(reply).strip().split("\n")[0] for reply in replies]
 
@@ -72,10 +76,13 @@ class Responder:
         return self.tokenizer.end_of_text_id
 
     def _source(self, text: str) -> list[int]:
-        return source_ids(self.tokenizer, text, self.model.config.max_position_embeddings)[0]
+        return source_ids(self.tokenizer, text, self.model.longest_document, virtual_ids(self.model))[0]
+
+    def _asked(self, question: str) -> list[int]:
+        return [*virtual_ids(self.model), *encode_prompt(self.tokenizer, question)]
 
     def _stream(self, prompt: Sequence[int]) -> Iterator[str]:
-        assert isinstance(self.model, Decoder)
+        assert not isinstance(self.model, EncoderDecoder)
         return self._shown(generate(self.model, prompt, self.sampling, self._end))
 
     def _shown(self, tokens: Iterable[int]) -> Iterator[str]:

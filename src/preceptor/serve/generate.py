@@ -2,13 +2,17 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from preceptor.models.decoder import Decoder
+from preceptor.models.foreign import ForeignModel
 from preceptor.serve.sampling import SamplingConfig
+
+OneSided = Decoder | ForeignModel
+"""Models that write behind what they read."""
 
 
 class Sampler(Protocol):
@@ -49,7 +53,7 @@ def truncate(logits_BV: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits_BV
 
 
-def generate(model: Decoder, prompt: Sequence[int], config: SamplingConfig, end_of_text_id: int) -> Iterator[int]:
+def generate(model: OneSided, prompt: Sequence[int], config: SamplingConfig, end_of_text_id: int) -> Iterator[int]:
     """The ids that follow a prompt, until the end of text (which is not given out) or the longest answer.
 
     A prompt longer than the context is cut on the left so that a quarter of the context is free, though not what of it
@@ -59,7 +63,7 @@ def generate(model: Decoder, prompt: Sequence[int], config: SamplingConfig, end_
     room = min(config.max_new_tokens, max(1, context // 4))
     prompt = _cut(model, prompt, context - room)
     choose = sampler(config)
-    cache = model.new_cache(1, min(context, len(prompt) + config.max_new_tokens))
+    cache: Any = model.new_cache(1, min(context, len(prompt) + config.max_new_tokens))
     logits_BV = model.step(torch.tensor([prompt]), cache)
     for count in range(1, config.max_new_tokens + 1):
         token = int(choose(logits_BV))
@@ -71,7 +75,7 @@ def generate(model: Decoder, prompt: Sequence[int], config: SamplingConfig, end_
         logits_BV = model.step(torch.tensor([[token]]), cache)
 
 
-def _cut(model: Decoder, prompt: Sequence[int], length: int) -> list[int]:
+def _cut(model: OneSided, prompt: Sequence[int], length: int) -> list[int]:
     """The end of a prompt, behind the trained vectors in front of it, whose ids are those beyond the vocabulary."""
     virtual = list(itertools.takewhile(lambda token: token >= model.config.vocab_size, prompt))
     room = max(1, length - len(virtual))
@@ -79,7 +83,7 @@ def _cut(model: Decoder, prompt: Sequence[int], length: int) -> list[int]:
 
 
 def generate_many(
-    model: Decoder, prompts: Sequence[Sequence[int]], config: SamplingConfig, end_of_text_id: int, batch_size: int = 64
+    model: OneSided, prompts: Sequence[Sequence[int]], config: SamplingConfig, end_of_text_id: int, batch_size: int = 64
 ) -> list[list[int]]:
     """The ids that follow each prompt, in batches of like length; with temperature 0 as if each was alone."""
     context = model.longest_document
@@ -97,7 +101,7 @@ def generate_many(
 
 
 def _generate_batch(
-    model: Decoder, prompts: list[list[int]], config: SamplingConfig, end_of_text_id: int
+    model: OneSided, prompts: list[list[int]], config: SamplingConfig, end_of_text_id: int
 ) -> list[list[int]]:
     choose = sampler(config)
     lengths_B = torch.tensor([len(prompt) for prompt in prompts])
@@ -106,7 +110,7 @@ def _generate_batch(
     for row, prompt in enumerate(prompts):
         tokens_BT[row, : len(prompt)] = torch.tensor(prompt)
     max_tokens = min(model.longest_document, longest + config.max_new_tokens)
-    cache = model.new_cache(len(prompts), max_tokens)
+    cache: Any = model.new_cache(len(prompts), max_tokens)
     logits_BV = model.step(tokens_BT, cache, lengths_B)
     answers: list[list[int]] = [[] for _ in prompts]
     running = set(range(len(prompts)))
