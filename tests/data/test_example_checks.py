@@ -53,6 +53,20 @@ def test_held_out_labels_that_are_never_trained_on_are_refused():
     assert found == ["labels 'c', 'd' have no held-out example to be measured on"]
 
 
+def test_sides_with_other_sorts_of_labels_are_refused():
+    lists = replace(classes(("u", ("a",)), ("v", ("a", "b"))), multi_label=True)
+    with pytest.raises(DataError, match="lists of classes"):
+        check_examples(classes(*GOOD), lists, is_split=False)
+    assert check_examples(replace(classes(*GOOD), multi_label=True), KEPT, is_split=False) == []
+
+    def numbers(*rows):
+        examples = [NumberExample(text=f"{row}", targets=row, group=f"{row}") for row in rows]
+        return example_set(examples, "regress", "text/label")
+
+    with pytest.raises(DataError, match="a held-out text has 1 numbers, and one that is trained on 2"):
+        check_examples(numbers((1.0, 2.0), (2.0, 3.0)), numbers((1.0,)), is_split=False)
+
+
 def test_a_rare_tag_that_is_never_trained_on_is_only_said():
     def tagged(*tags):
         return example_set([TaggedExample(words=("x",) * len(tags), tags=tags, group="x")], "tag", "tokens/tags")

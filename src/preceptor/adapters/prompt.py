@@ -54,7 +54,8 @@ def attach(
     The vectors start as the embeddings of ``start_ids``, repeated or cut to length, else at random, as in peft.
 
     Raises:
-        ConfigError: the prompt leaves no position for a document, or there is no token to start from.
+        ConfigError: the prompt leaves no position for a document, there is no token to start from, or the embedding
+            does more than look up.
     """
     num_tokens = check_room(model, config)
     if config.prompt_start != "random" and not start_ids:
@@ -64,6 +65,13 @@ def attach(
             remedy="give a text that is not empty, or start at random",
         )
     base, scale = model.input_embedding, _scale(model)
+    if type(base).forward not in (nn.Embedding.forward, PromptEmbedding.forward):
+        raise ConfigError(
+            f"finetuning.adapter.kind: the embedding of this model is a {type(base).__name__}, which a prompt cannot "
+            "stand in front of",
+            path="finetuning.adapter.kind",
+            remedy="choose lora or full",
+        )
     if config.prompt_start == "random":
         drawn_PD = torch.empty(num_tokens, base.embedding_dim).normal_(generator=generator)
     else:
@@ -112,7 +120,8 @@ def save(model: LanguageModel, folder: Path, base: str) -> None:
         {
             "peft_type": PEFT_TYPE,
             "num_layers": model.config.num_hidden_layers,
-            "num_attention_heads": model.config.num_attention_heads,
+            # Which peft reads of a prefix alone; not every configuration says it.
+            "num_attention_heads": getattr(model.config, "num_attention_heads", 1),
             "token_dim": embedding.embedding_dim,
             "num_transformer_submodules": 1,
             "prompt_tuning_init": "RANDOM",

@@ -35,7 +35,7 @@ def pretrain(words: tuple[str, ...], out: Path) -> None:
 @click.command()
 @stage_options
 def finetune(words: tuple[str, ...], out: Path) -> None:
-    """Train a LoRA adapter on questions and answers (finetuning.examples: "python-docs" or a JSON file)."""
+    """Teach the base model a task from examples (finetuning.examples), by an adapter or by training all of it."""
     with open_pipeline(words, out) as pipeline:
         say_artifact(pipeline.adapter(), nothing="finetuning.examples is empty: there is nothing to fine-tune on")
 
@@ -43,7 +43,7 @@ def finetune(words: tuple[str, ...], out: Path) -> None:
 @click.command()
 @stage_options
 def evaluate(words: tuple[str, ...], out: Path) -> None:
-    """Measure the model: bits per byte beside two rulers, questions before and after, memorisation. Prints JSON."""
+    """Measure the model: language modelling beside two rulers, memorisation, the task beside baselines. Prints JSON."""
     with open_pipeline(words, out) as pipeline:
         artifact = pipeline.evaluation()
         click.echo(artifact.file("evaluation.json").read_text(encoding="utf-8").strip())

@@ -28,8 +28,9 @@ def check_examples(train: ExampleSet, held_out: ExampleSet, *, is_split: bool) -
     ``is_split`` says that both sides were one set, split by group, and not two files.
 
     Raises:
-        DataError: a side is empty, the sides are for different tasks, there is one class only, a held-out label is
-            never trained on, an answer is empty, or a held-out file has texts that are trained on.
+        DataError: a side is empty, the sides are for different tasks or have other sorts of labels, there is one class
+            only, a held-out label is never trained on, an answer is empty, or a held-out file has texts that are
+            trained on.
     """
     _require_both(train, held_out)
     answers = [_answers_of(each) for each in (*train.examples, *held_out.examples)]
@@ -47,6 +48,7 @@ def check_examples(train: ExampleSet, held_out: ExampleSet, *, is_split: bool) -
 
 
 def _require_both(train: ExampleSet, held_out: ExampleSet) -> None:
+    both = (train, held_out)
     if not train.examples or not held_out.examples:
         total = len(train.examples) + len(held_out.examples)
         side = "trained on" if not train.examples else "held out"
@@ -59,6 +61,18 @@ def _require_both(train: ExampleSet, held_out: ExampleSet) -> None:
             f"the examples are for the task {train.task} ({train.shape}), and the held-out ones for {held_out.task} "
             f"({held_out.shape})",
             remedy="give both files the same columns, or set finetuning.task",
+        )
+    if held_out.multi_label and not train.multi_label:
+        raise DataError(
+            "the held-out texts have lists of classes, and those that are trained on have one class each",
+            remedy="write the classes of both files as lists, or of both as single values",
+        )
+    widths = [{len(each.targets) for each in side.examples if isinstance(each, NumberExample)} for side in both]
+    if widths[0] != widths[1]:
+        first, second = (max(each, default=0) for each in widths)
+        raise DataError(
+            f"a held-out text has {second} numbers, and one that is trained on {first}",
+            remedy="give the texts of both files as many numbers",
         )
 
 

@@ -53,6 +53,8 @@ def architecture_of(config: Any) -> Architecture:
 
 def to_config_json(config: Any, end_of_text_id: int | None = None) -> dict[str, Any]:
     """The content of config.json for a model."""
+    if isinstance(config, ForeignConfig):
+        return {**json.loads(config.table), "vocab_size": config.vocab_size}
     architecture = architecture_of(config)
     table: dict[str, Any] = {
         "architectures": [architecture.class_name],

@@ -82,7 +82,8 @@ class DistilObjective:
         for row in range(self.num_rows):
             batch = self.packed.collate([row])
             counts.append(int((batch.labels_BT != IGNORED).sum()))
-            for tensor in (batch.tokens_BT, batch.labels_BT):
+            source = () if batch.inputs.source is None else (batch.inputs.source.tokens_BT,)
+            for tensor in (batch.tokens_BT, batch.labels_BT, *source):
                 digest.update(tensor.numpy().tobytes())
         return counts, digest.hexdigest()
 
@@ -165,7 +166,8 @@ def distil_objective(
     rows are not there yet.
 
     Raises:
-        ConfigError: its tokenizer is another, so that its tokens mean something else, or its context is too short.
+        ConfigError: its tokenizer is another, so that its tokens mean something else, its context is too short, or a
+            prompt stands in front of what either reads, which the other does not know.
     """
     if tokenizer.fingerprint != teacher_tokenizer.fingerprint:
         raise ConfigError(
@@ -178,6 +180,7 @@ def distil_objective(
     def asked() -> LanguageModel:
         model = teacher()
         longest = getattr(model.config, "max_position_embeddings", None)
+        longest = None if longest is None else longest - model.num_prefix_tokens
         if longest is not None and longest < context_length:
             raise ConfigError(
                 f"the teacher has positions for {longest} tokens only, and a row has {context_length}",

@@ -7,7 +7,10 @@ from typing import Any
 from preceptor.recipes.export_source import ExportSource
 from preceptor.recipes.parity import Agreement
 
-_AUTO = {"decoder": "AutoModelForCausalLM", "encoder": "AutoModelForMaskedLM", "two_stream": "AutoModelForCausalLM"}
+_AUTO = {
+    **dict.fromkeys(("decoder", "two_stream", "foreign"), "AutoModelForCausalLM"),
+    "encoder": "AutoModelForMaskedLM",
+}
 _SEQ2SEQ = "AutoModelForSeq2SeqLM"
 
 
@@ -39,15 +42,7 @@ def how_to_load(source: ExportSource, exported: Exported) -> str:
         name = next(name for name in exported.files if name.endswith(".gguf"))
         return f"With llama.cpp, or another program that reads GGUF:\n\n```sh\nllama-cli -m {name} -cnv\n```"
     if exported.form == "adapter":
-        return _code(
-            "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM",
-            "",
-            f"# BASE is the model {source.adapter_base}.",
-            "base = AutoModelForCausalLM.from_pretrained(BASE)",
-            "model = PeftModel.from_pretrained(base, FOLDER)",
-            without="The model it belongs to is exported with `preceptor export --no-adapter`.\n\n",
-        )
+        return _adapter(source, exported)
     if str(exported.config.get("model_type")).startswith("preceptor-"):
         return "Only Preceptor reads this architecture:\n\n" + _code(
             "from pathlib import Path",
@@ -56,6 +51,23 @@ def how_to_load(source: ExportSource, exported: Exported) -> str:
             "model = load_model(Path(FOLDER))",
         )
     return _transformers(exported) + _with_heads(exported)
+
+
+def _adapter(source: ExportSource, exported: Exported) -> str:
+    auto = _AUTO.get(exported.family, _SEQ2SEQ)
+    heads = ", ".join(exported.heads)
+    without = "The model it belongs to is exported with `preceptor export --no-adapter`.\n\n"
+    if heads:
+        without += f"Its heads ({heads}) stand in `heads.safetensors`, which peft does not read.\n\n"
+    return _code(
+        "from peft import PeftModel",
+        f"from transformers import {auto}",
+        "",
+        f"# BASE is the model {source.adapter_base}.",
+        f"base = {auto}.from_pretrained(BASE)",
+        "model = PeftModel.from_pretrained(base, FOLDER)",
+        without=without,
+    )
 
 
 def _with_heads(exported: Exported) -> str:

@@ -17,7 +17,6 @@ from preceptor.recipes.stage_notes import StageNote, read_notes
 Scalar = str | int | float | bool | None
 _KINDS = {
     "data": "corpus",
-    "base": "base",
     "tokenizer": "tokenizer",
     "tokens": "tokens",
     "pretrain": "checkpoint",
@@ -161,7 +160,10 @@ def _complete(run: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _artifact(store: Store, stage: str, note: StageNote) -> Artifact | None:
-    return next((each for each in store.all(_KINDS.get(stage, "")) if note.artifact and each.id == note.artifact), None)
+    # A base that only an adapter is trained on is the checkpoint of its run.
+    kinds = ("base", "checkpoint") if stage == "base" else (_KINDS.get(stage, ""),)
+    found = (each for kind in kinds for each in store.all(kind))
+    return next((each for each in found if note.artifact and each.id == note.artifact), None)
 
 
 def _steps(folder: Path, stage: str, note: StageNote, artifact: Artifact | None) -> list[dict[str, Any]]:
@@ -212,7 +214,8 @@ def _scores(artifact: Artifact) -> dict[str, Scalar]:
     """The scores of an evaluation, by the names it gives them."""
     scores = json.loads(artifact.file("evaluation.json").read_text(encoding="utf-8"))
     answers = (scores.get("question_answering") or {}).get("after", {})
-    tables = {**scores.get("language_model", {}), **scores.get("objective", {}), **answers}
+    task = {score["name"]: score for score in (scores.get("task") or {}).get("scores", ())}
+    tables = {**scores.get("language_model", {}), **scores.get("objective", {}), **answers, **task}
     return {
         f"evaluation.{name}": score["value"]
         for name, score in tables.items()

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from preceptor.adapters.attach import CONFIG_FILE, peft_type
+from preceptor.adapters.prompt import PEFT_TYPE as PROMPT
 from preceptor.core.artifact import Store
 from preceptor.core.drafts import write_file
 from preceptor.core.errors import ConfigError, DataError, output_errors
@@ -68,10 +70,17 @@ def teacher_of(path: Path) -> finetune.Teacher:
 
     Raises:
         ArtifactError: there is none.
+        ConfigError: it was taught by a prompt, which would have to stand in front of what both models read.
     """
     if path.is_dir() and not (path / MODEL_CONFIG_FILE).is_file():
         checkpoint, adapter = newest_model(Store(path / "artifacts"))
         tuned = None if adapter is None else adapter.path
+        if tuned is not None and (tuned / CONFIG_FILE).is_file() and peft_type(tuned) == PROMPT:
+            raise ConfigError(
+                f"the model of {path} was taught by a prompt, which would stand in front of what the learner reads",
+                path="finetuning.distil.teacher",
+                remedy=f"let it write answers instead: `preceptor distil {path} EXAMPLES --to FILE`",
+            )
         known = checkpoint.id if adapter is None else adapter.id
         return finetune.Teacher(partial(load_tuned, checkpoint.path, tuned), Tokenizer.load(checkpoint.path), known)
     model, tokenizer = find_model(path)

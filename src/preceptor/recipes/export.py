@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from preceptor import __version__
-from preceptor.adapters.attach import merge
+from preceptor.adapters.attach import merge, virtual_ids
 from preceptor.core.drafts import draft_folder, sweep
 from preceptor.core.errors import ArtifactError, ConfigError, OutputError, output_errors
 from preceptor.core.files import exchange, make_folder, sync_and_digest, sync_folder
@@ -38,7 +38,7 @@ EXPORT_FILE, CARD_FILE = "export.json", "README.md"
 TEMPLATE_FILE, GENERATION_FILE = "chat_template.jinja", "generation_config.json"
 _FORMATS = {32: "float32", 16: "16-bit", 8: "8-bit", 4: "4-bit"}
 _GGUF_KINDS: dict[int, GgufKind] = {32: "F32", 16: "F16", 8: "Q8_0", 4: "Q4_0"}
-_TALKS = ("decoder", "encoder_decoder")
+_TALKS = ("decoder", "encoder_decoder", "foreign")
 _TEXT_CHARACTERS = 200
 
 
@@ -126,7 +126,8 @@ def _opened(source: ExportSource, form: Form, bits: int) -> Export:
     say(f"export: reading {source.checkpoint.kind} {source.checkpoint.path.name}")
     tokenizer = Tokenizer.load(source.checkpoint.path)
     model = load_tuned(source.checkpoint.path, None if source.adapter is None else source.adapter.path)
-    context = getattr(model.config, "max_position_embeddings", None) or 1 << 20
+    context = (getattr(model.config, "max_position_embeddings", None) or 1 << 20) - model.num_prefix_tokens
+    context -= len(virtual_ids(model))
     talks = model.config.family in _TALKS
     questions = _questions(source) if talks else []
     prompts = Prompts.of(tokenizer, questions, _texts(source), context, talks=talks)

@@ -11,11 +11,9 @@ from preceptor.core.progress import say
 from preceptor.data.document import Document, Drop
 from preceptor.data.rights import Policy
 from preceptor.models.base_config import HUB
-from preceptor.recipes.folder import newest_model
+from preceptor.recipes.folder import MODEL_CONFIG_FILE, newest_model
 from preceptor.recipes.run import Run, stored_run
 from preceptor.recipes.taint import all_artifacts, require_sound, tainted
-
-_MODEL_FILE = "config.json"
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,15 @@ class ExportSource:
     @property
     def adapter_base(self) -> str:
         """The name, never the place, of the model that the adapter belongs to."""
-        if self.checkpoint.kind == "base" and self.hub_base:
+        # A base to which tokens were added is another model than that of the Hub.
+        if self.hub_base and self.checkpoint.facts.get("new_tokens") == 0:
             return self.hub_base
         return f"{self.run.name}-{self.checkpoint.id[:8]}"
 
     @property
     def is_whole_model(self) -> bool:
         """Whether fine-tuning left a model of its own in place of an adapter."""
-        return self.adapter is not None and (self.adapter.path / _MODEL_FILE).is_file()
+        return self.adapter is not None and (self.adapter.path / MODEL_CONFIG_FILE).is_file()
 
     def corpora(self) -> list[dict[str, Any]]:
         """The datasheets of the corpora among the ancestors."""
@@ -60,10 +59,14 @@ class ExportSource:
         return [json.loads(each.file("datasheet.json").read_text(encoding="utf-8")) for each in found]
 
     def scores(self) -> dict[str, Any]:
-        """The table of the evaluation; empty where there is none."""
+        """The table of the evaluation, but for what is said of an adapter that is left out; empty where there is none."""
         if self.evaluation is None:
             return {}
         table: dict[str, Any] = json.loads(self.evaluation.file("evaluation.json").read_text(encoding="utf-8"))
+        if self.adapter is None:
+            table.pop("task", None)
+            for name in ("after", "improvement"):
+                table.get("question_answering", {}).pop(name, None)
         return table
 
 

@@ -15,7 +15,11 @@ _LEAST_SHARE = 0.01
 """Of the documents that are in a language for the card to name it."""
 _NO_METRICS = frozenset({"by_kind", "memorisation", "loss_gap", "improvement"})
 """Parts of an evaluation whose scores are no metrics by name."""
-_PIPELINES = {"decoder": "text-generation", "encoder": "fill-mask", "encoder_decoder": "text2text-generation"}
+_PIPELINES = {
+    **dict.fromkeys(("decoder", "foreign"), "text-generation"),
+    "encoder": "fill-mask",
+    "encoder_decoder": "text2text-generation",
+}
 _SCORE_KEYS = {"value", "unit", "low", "high", "count"}
 
 
@@ -168,12 +172,17 @@ def _corpus(sheet: Mapping[str, Any]) -> Iterator[str]:
 
 def _every_score(table: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """All scores of an evaluation, with where they stand in it."""
+    if isinstance(table, list):
+        # The scores of a task stand in a list, in the order in which they matter.
+        table = {row["name"]: row for row in table if isinstance(row, Mapping) and "name" in row}
     if not isinstance(table, Mapping):
         return
     if table.keys() >= _SCORE_KEYS:
         yield place, table
         return
     for name, below in table.items():
+        if name == "details":
+            continue  # which tells the same, and more, of parts
         yield from _every_score(below, f"{place}.{name}" if place else str(name))
 
 
@@ -211,6 +220,14 @@ def _scores(scores: Mapping[str, Any], taken_on: str) -> str:
     if baselines:
         parts.append("The same text by rulers that are no language model of this kind:")
         parts.append(_table(("baseline", "value", "what it is"), baselines))
+    task = [
+        (row["name"], name, f"{each['value']:.4g}")
+        for row in scores.get("task", {}).get("scores", ())
+        for name, each in row["baselines"].items()
+    ]
+    if task:
+        parts.append("The same examples by what is not this model:")
+        parts.append(_table(("score", "baseline", "value"), task))
     if isinstance(scores.get("verdict"), str):
         parts.append(scores["verdict"])
     return "\n\n".join(parts) or NOT_MEASURED.capitalize() + "."
@@ -272,8 +289,8 @@ def _limits(
     lines = [warning for sheet in sheets for warning in sheet.get("warnings", ())]
     if source.adapter is not None and source.run.finetuning.quantise != "none":
         lines.append(
-            f"the adapter was trained over a base in {source.run.finetuning.quantise}, and is compared and exported "
-            f"here over the base in full precision; what that changes: {NOT_MEASURED}"
+            f"the adapter was trained over a base in {source.run.finetuning.quantise}, and is compared here over the "
+            f"same; a merged model has the weights of that base. Over the base in full precision: {NOT_MEASURED}"
         )
     if languages := _languages(sheets):
         lines.append(f"trained on text in {', '.join(languages)}; other languages: {NOT_MEASURED}")

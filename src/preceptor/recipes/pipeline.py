@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from preceptor.core.artifact import Artifact, Draft, Store
 from preceptor.core.config import decode, encode
 from preceptor.core.errors import ConfigError, DataError
 from preceptor.core.seeds import derive
 from preceptor.data.corpus import Corpus, Workshop, build
-from preceptor.data.example_types import ExampleSet
+from preceptor.data.example_types import ExampleSet, Task
 from preceptor.data.examples import read_examples, split_examples
 from preceptor.data.mixture import Blending
 from preceptor.data.shards import SPLITS
@@ -218,9 +218,10 @@ class Pipeline(Stages):
             DataError: they cannot be read, there is nothing to learn from them, or one side is empty.
         """
         config = self.run.finetuning
-        train = self._read_examples(config.examples)
+        train = self._read_examples(config.examples, config.task)
         if config.held_out:
-            held_out = self._read_examples(config.held_out)
+            # What whole numbers are is decided once: a small file may look like classes where a large one does not.
+            held_out = self._read_examples(config.held_out, train.task if config.task == "auto" else config.task)
         else:
             sides = split_examples(train.examples, self.run.seed, config.held_out_fraction)
             train, held_out = (replace(train, examples=side) for side in sides)
@@ -232,11 +233,10 @@ class Pipeline(Stages):
             )
         return train, held_out
 
-    def _read_examples(self, named: str) -> ExampleSet:
+    def _read_examples(self, named: str, task: Literal["auto"] | Task) -> ExampleSet:
         if named == "python-docs":
             return ExampleSet(task="instruct", examples=list(python_docs.examples()), shape="question/answer")
-        config = self.run.finetuning
-        return read_examples(Path(named), config.task, config.columns)
+        return read_examples(Path(named), task, self.run.finetuning.columns)
 
     def _require_examples(self) -> None:
         """Read files of examples, and see that the model can learn from them, before the long work and not after."""

@@ -61,7 +61,7 @@ def load_writer(base: Path, tuned: Path | None = None) -> Writer:
     if not isinstance(model, Decoder | EncoderDecoder | ForeignModel):
         raise ArtifactError(
             f"the model is of the family {model.config.family!r}, which does not write",
-            remedy="ask it with `preceptor predict`, or fine-tune a decoder or an encoder-decoder",
+            remedy="see what it says of held-out examples in report.html, or fine-tune a decoder or an encoder-decoder",
         )
     return model
 

@@ -170,6 +170,11 @@ class FinetuningConfig(TrainingConfig):
                 'weights in 4 bits cannot train: leave quantise = "none" with adapter.kind = "full", or choose lora, '
                 "prefix or prompt"
             )
+        if self.distil.teacher and self.adapter.kind == "prompt":
+            raise ValueError(
+                "a teacher cannot read the prompt that is trained in front of its documents: leave out distil.teacher, "
+                "or choose lora, prefix or full"
+            )
         if self.quantise != "none" and self.adapter.start == "pissa":
             raise ValueError('pissa changes the weights of the base, which 4 bits cannot hold: choose start = "random"')
 
