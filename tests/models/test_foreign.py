@@ -1,20 +1,22 @@
 """Models that transformers runs: its losses, documents kept apart, adapters, generation, saving, refusals."""
 
 import json
+import shutil
 import warnings
 
 import pytest
 import torch
 
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.adapters.low_rank import attach, merge, save_adapter
+from preceptor.adapters.attach import adapt as attach
+from preceptor.adapters.attach import load_adapter, merge, save_adapter, virtual_ids
 from preceptor.adapters.quantised import is_quantised, quantise
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models import foreign
 from preceptor.models.foreign import ForeignModel
 from preceptor.models.growth import grow_vocabulary
 from preceptor.models.heads import HeadConfig, attach_head, head_scores
-from preceptor.models.interchange import from_config_json, load_model, save_model
+from preceptor.models.interchange import from_config_json, load_model, save_model, to_config_json
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batch
@@ -185,6 +187,40 @@ def test_an_adapter_is_in_the_layout_that_peft_loads_and_merges(falcon, tmp_path
     whole.mkdir()
     save_model(model, whole)
     assert torch.equal(load_model(whole).logits(row), model.logits(row))
+
+
+def test_a_prompt_is_kept_and_read_again(falcon, tmp_path):
+    config = AdapterConfig(kind="prompt", num_virtual_tokens=3)
+    model = attach(load_model(falcon), config, torch.Generator().manual_seed(1))
+    save_adapter(model, config, tmp_path, "theirs")
+    again = load_adapter(load_model(falcon), tmp_path)
+    row = torch.cat([torch.tensor([virtual_ids(model)] * 2), tokens()], dim=1)
+    assert torch.equal(again.logits(row), model.eval().logits(row))
+    assert not torch.equal(again.logits(row)[:, 3:], load_model(falcon).logits(tokens()))
+
+
+def test_a_prompt_is_not_for_an_embedding_that_does_more_than_look_up(falcon):
+    class Scaled(torch.nn.Embedding):
+        def forward(self, input):
+            return super().forward(input) * 2
+
+    model = load_model(falcon)
+    model.transformers_model.set_input_embeddings(Scaled(67, 32))
+    with pytest.raises(ConfigError, match="a Scaled, which a prompt cannot"):
+        attach(model, AdapterConfig(kind="prompt", num_virtual_tokens=3))
+
+
+def test_an_adapter_beside_a_model_does_not_name_another(falcon, tmp_path):
+    folder = tmp_path / "both"
+    shutil.copytree(falcon, folder)
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(falcon)}))
+    with pytest.raises(ArtifactError, match="holds an adapter beside"):
+        load_model(folder)
+
+
+def test_its_configuration_is_told_as_transformers_wrote_it(falcon):
+    table = to_config_json(load_model(falcon).config)
+    assert table["model_type"] == "falcon" and table["vocab_size"] == 67 and table["num_kv_heads"] == 1
 
 
 def test_generation_follows_the_likeliest_tokens_of_transformers(falcon):

@@ -147,8 +147,9 @@ def _questions(source: ExportSource) -> list[str]:
 
 
 def _texts(source: ExportSource) -> list[str]:
-    """The beginnings of documents that were held out."""
-    found: list[str] = []
+    """The beginnings of texts of a task, and of documents, that were held out."""
+    samples = source.scores().get("task", {}).get("samples", ())
+    found = [text[:_TEXT_CHARACTERS] for row in samples if (text := row["input"].strip())][: NUM_PROMPTS // 2]
     for artifact in source.ancestors:
         if artifact.kind == "corpus":
             for text in Corpus.load(artifact.path).texts("validation"):

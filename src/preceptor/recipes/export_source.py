@@ -59,7 +59,7 @@ class ExportSource:
         return [json.loads(each.file("datasheet.json").read_text(encoding="utf-8")) for each in found]
 
     def scores(self) -> dict[str, Any]:
-        """The table of the evaluation, but for what is said of an adapter that is left out; empty where there is none."""
+        """The table of the evaluation, but for what is said of an adapter that is left out; empty if there is none."""
         if self.evaluation is None:
             return {}
         table: dict[str, Any] = json.loads(self.evaluation.file("evaluation.json").read_text(encoding="utf-8"))

@@ -76,7 +76,9 @@ class Responder:
         return self.tokenizer.end_of_text_id
 
     def _source(self, text: str) -> list[int]:
-        return source_ids(self.tokenizer, text, self.model.longest_document, virtual_ids(self.model))[0]
+        # A prefix stands in front of the target, and takes no place from the source.
+        longest = self.model.config.max_position_embeddings
+        return source_ids(self.tokenizer, text, longest, virtual_ids(self.model))[0]
 
     def _asked(self, question: str) -> list[int]:
         return [*virtual_ids(self.model), *encode_prompt(self.tokenizer, question)]

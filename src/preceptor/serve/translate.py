@@ -100,7 +100,7 @@ def stream_target(
 
 def _room(model: EncoderDecoder, max_new_tokens: int) -> int:
     """How many tokens a target can have: what is read is the start and all of them but the last."""
-    return min(max_new_tokens, int(model.config.max_position_embeddings))
+    return min(max_new_tokens, model.longest_document)
 
 
 def _in_batches(
