@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.adapters.low_rank import attach, merge, save_adapter
+from preceptor.adapters.attach import adapt as attach
+from preceptor.adapters.attach import merge, save_adapter
 from preceptor.adapters.quantised import is_quantised, quantise
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models import foreign
