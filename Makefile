@@ -47,7 +47,11 @@ $(PEERS)/litgpt/installed: $(VENV)/installed-dev benchmarks/litgpt.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) --requirement benchmarks/litgpt.txt
 	@touch $@
 
-bench: $(VENV)/installed-dev $(PEERS)/installed $(PEERS)/litgpt/installed  ## Speed and memory against real peers, as ratios (HTML=folder of pages)
+$(PEERS)/trl/installed: $(VENV)/installed-dev benchmarks/trl.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) --requirement benchmarks/trl.txt
+	@touch $@
+
+bench: $(VENV)/installed-dev $(PEERS)/installed $(PEERS)/litgpt/installed $(PEERS)/trl/installed  ## Speed and memory against real peers, as ratios (HTML=folder of pages; DATA=folder with gsm8k and sentence polarity, ENCODER and DECODER=models to adapt)
 	$(BIN)/python benchmarks/data.py --peer-python $(PEERS)/bin/python $(if $(HTML),--html $(HTML))
 	$(BIN)/python benchmarks/quality_rules.py --peer-python $(PEERS)/bin/python
 	$(BIN)/python benchmarks/near_duplicates.py --peer-python $(PEERS)/bin/python
@@ -61,6 +65,10 @@ bench: $(VENV)/installed-dev $(PEERS)/installed $(PEERS)/litgpt/installed  ## Sp
 	$(BIN)/python benchmarks/checkpoint_wait.py
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/activation_memory.py
+	$(BIN)/python benchmarks/quantised_step.py
+	@test -z "$(DATA)" || $(BIN)/python benchmarks/instruction_tuning.py --data $(DATA) --trl $(PEERS)/trl
+	@test -z "$(ENCODER)" || $(BIN)/python benchmarks/adapt_encoder.py --data $(DATA) --base $(ENCODER)
+	@test -z "$(DECODER)" || $(BIN)/python benchmarks/adapt_decoder.py --data $(DATA) --base $(DECODER)
 
 clean:  ## Remove caches and build products; runs/ and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
