@@ -5,6 +5,8 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 ARGS ?=
 PYTEST_ARGS ?=
+# The file that takes longest comes first, so that no process is left alone with it at the end.
+TESTS ?= tests/rules/test_documented_commands.py tests
 FAULT_TESTS := tests/faults tests/cli/test_bad_input.py tests/core/test_artifact.py tests/core/test_crash.py tests/core/test_lock.py tests/data/test_bad_files.py tests/data/test_executor.py tests/data/test_hostile_files.py tests/data/test_reading.py tests/recipes/test_killed_runs.py tests/train/test_guard.py
 
 .PHONY: run test faults check bench clean help
@@ -25,7 +27,7 @@ run: $(VENV)/installed  ## Raw documents to a model that answers, in runs/defaul
 	$(BIN)/preceptor run $(ARGS)
 
 test: $(VENV)/installed-dev  ## All tests, without network
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS) $(TESTS)
 
 faults: $(VENV)/installed-dev  ## The faults of docs/reliability.md, with those that take minutes; best as root with strace
 	$(BIN)/python -m pytest -m "" $(FAULT_TESTS) $(PYTEST_ARGS)
@@ -47,7 +49,11 @@ $(PEERS)/litgpt/installed: $(VENV)/installed-dev benchmarks/litgpt.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) --requirement benchmarks/litgpt.txt
 	@touch $@
 
-bench: $(VENV)/installed-dev $(PEERS)/installed $(PEERS)/litgpt/installed  ## Speed and memory against real peers, as ratios (HTML=folder of pages)
+$(PEERS)/trl/installed: $(VENV)/installed-dev benchmarks/trl.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) --requirement benchmarks/trl.txt
+	@touch $@
+
+bench: $(VENV)/installed-dev $(PEERS)/installed $(PEERS)/litgpt/installed $(PEERS)/trl/installed  ## Speed and memory against real peers, as ratios (HTML=folder of pages; DATA=folder with gsm8k and sentence polarity, ENCODER and DECODER=models to adapt)
 	$(BIN)/python benchmarks/data.py --peer-python $(PEERS)/bin/python $(if $(HTML),--html $(HTML))
 	$(BIN)/python benchmarks/quality_rules.py --peer-python $(PEERS)/bin/python
 	$(BIN)/python benchmarks/near_duplicates.py --peer-python $(PEERS)/bin/python
@@ -61,6 +67,10 @@ bench: $(VENV)/installed-dev $(PEERS)/installed $(PEERS)/litgpt/installed  ## Sp
 	$(BIN)/python benchmarks/checkpoint_wait.py
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/activation_memory.py
+	$(BIN)/python benchmarks/quantised_step.py
+	@test -z "$(DATA)" || $(BIN)/python benchmarks/instruction_tuning.py --data $(DATA) --trl $(PEERS)/trl
+	@test -z "$(ENCODER)" || $(BIN)/python benchmarks/adapt_encoder.py --data $(DATA) --base $(ENCODER)
+	@test -z "$(DECODER)" || $(BIN)/python benchmarks/adapt_decoder.py --data $(DATA) --base $(DECODER)
 
 clean:  ## Remove caches and build products; runs/ and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 import torch
 
-from preceptor.adapters.low_rank import load_adapter
+from preceptor.adapters.attach import load_adapter
 from preceptor.core.errors import ConfigError
 from preceptor.core.interrupt import Stop
 from preceptor.models.interchange import architecture_of, load_model

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from preceptor.data.document import UNKNOWN_LICENCE
-from preceptor.data.spdx import spdx
+from preceptor.data.spdx import require_licence
 
 Format = Literal[
     "auto", "html", "text", "markdown", "rst", "jsonl", "json", "csv", "tsv", "parquet", "warc", "pdf", "epub", "code"
@@ -60,10 +60,7 @@ class SourceConfig:
             raise ValueError('path must name a file or folder when kind is "files"')
         if self.kind == "hub" and not self.dataset:
             raise ValueError('dataset must name a data set when kind is "hub"')
-        if spdx(self.licence) is None:
-            raise ValueError(
-                f'licence must be an SPDX expression such as "CC-BY-4.0" or "unknown", got {self.licence!r}'
-            )
+        require_licence(self.licence)
         if self.date and not _IS_DATE.fullmatch(self.date):
             raise ValueError(f'date must be a date such as "2024-05-01", got {self.date!r}')
         if not self.weight >= 0:

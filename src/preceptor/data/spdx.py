@@ -63,6 +63,16 @@ def spdx(text: str) -> str | None:
     return _spdx(text) if len(text) <= _MAX_CHARACTERS else None
 
 
+def require_licence(text: str) -> None:
+    """Refuse what is no licence.
+
+    Raises:
+        ValueError: says how one is written.
+    """
+    if spdx(text) is None:
+        raise ValueError(f'licence must be an SPDX expression such as "CC-BY-4.0" or "unknown", got {text!r}')
+
+
 @lru_cache(maxsize=4096)
 def _spdx(text: str) -> str | None:
     if text in _AT_HAND:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from preceptor.data.spdx import require_licence
+
 HUB = "hub:"
 
 
@@ -15,8 +17,12 @@ class BaseConfig:
     revision: str = ""
     """Of a model of the Hub: the commit, tag or branch; empty takes the newest."""
 
+    licence: str = "unknown"
+    """Under which licence the model may be used, as an SPDX expression; told in the report and the model card."""
+
     def __post_init__(self) -> None:
         """Refuse a name without its owner, and a revision of what has none."""
+        require_licence(self.licence)
         name = self.model.removeprefix(HUB)
         if self.model.startswith(HUB) and (name.count("/") != 1 or not all(name.split("/"))):
             raise ValueError(f"model must be like hub:OWNER/NAME, got {self.model!r}")

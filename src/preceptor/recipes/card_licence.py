@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from preceptor.data.document import UNKNOWN_LICENCE
+from preceptor.data.spdx import spdx
 from preceptor.recipes.export_source import ExportSource
 
 _OF_THE_HUB = {
@@ -48,10 +49,11 @@ def licence_of(source: ExportSource, sheets: Sequence[Mapping[str, Any]]) -> Lic
         parts += [(licence, f"{count:,} documents") for licence, count in sheet["licences"].items()]
     base = source.run.base.model
     if base:
-        parts.append(("not recorded", f"the base model {source.hub_base or base.rsplit('/', 1)[-1]}"))
-    examples = source.run.finetuning.examples
-    if source.adapter is not None and examples != "python-docs":
-        parts.append(("not recorded", f"the examples {examples.rsplit('/', 1)[-1]}"))
+        name = source.hub_base or base.rsplit("/", 1)[-1]
+        parts.append((_told(source.run.base.licence), f"the base model {name}"))
+    config = source.run.finetuning
+    if source.adapter is not None and config.examples != "python-docs":
+        parts.append((_told(config.licence), f"the examples {config.examples.rsplit('/', 1)[-1]}"))
     found = {licence for licence, _ in parts}
     listed = "; ".join(f"{licence}: {what}" for licence, what in parts)
     only = next(iter(found)) if len(found) == 1 else ""
@@ -62,3 +64,7 @@ def licence_of(source: ExportSource, sheets: Sequence[Mapping[str, Any]]) -> Lic
         return Licence("other", slug, f"All of it is under one licence: {only}.")
     told = f"Its parts are under these licences, of which none is chosen here: {listed or 'none is recorded'}."
     return Licence("other", "mixed" if len(found) > 1 else "not-recorded", told)
+
+
+def _told(licence: str) -> str:
+    return "not recorded" if licence == UNKNOWN_LICENCE else spdx(licence) or licence

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from preceptor.core.units import human_bytes, human_count, human_grams, human_joules, human_seconds
+from preceptor.data.document import UNKNOWN_LICENCE
 from preceptor.recipes.card_licence import Licence, licence_of
 from preceptor.recipes.card_loading import Exported, how_to_load
 from preceptor.recipes.export_source import ExportSource
@@ -139,10 +140,14 @@ def _data(source: ExportSource, sheets: Sequence[Mapping[str, Any]], licence: Li
 
 
 def _examples(source: ExportSource) -> str:
-    named = source.run.finetuning.examples
+    config = source.run.finetuning
+    named = config.examples
     if named == "python-docs":
         return "questions and answers made of the same Python documentation"
-    return f"`{named.rsplit('/', 1)[-1]}`, whose licence and consent are not recorded"
+    name = named.rsplit("/", 1)[-1]
+    if config.licence == UNKNOWN_LICENCE:
+        return f"`{name}`, whose licence is not recorded (consent: {config.consent})"
+    return f"`{name}` under {config.licence} (consent: {config.consent})"
 
 
 def _corpus(sheet: Mapping[str, Any]) -> Iterator[str]:

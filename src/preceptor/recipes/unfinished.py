@@ -18,6 +18,8 @@ _SAFE = {
     "checkpoints_in_background",
     "grace_seconds",
     "tracking",
+    "licence",
+    "consent",
 }
 """Settings of a training that change none of its numbers. Of ``memory`` only the precision of states does."""
 _BITS = "optimizer_bits"

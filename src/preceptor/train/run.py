@@ -7,6 +7,7 @@ from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.core.errors import ConfigError
 from preceptor.core.units import Duration
 from preceptor.data.example_types import Task
+from preceptor.data.spdx import require_licence
 from preceptor.models.config import ModelConfig
 from preceptor.models.word_vectors_config import WordVectorsConfig
 from preceptor.objectives.distil_config import DistilConfig
@@ -140,6 +141,10 @@ class FinetuningConfig(TrainingConfig):
     """What is learned; auto takes what the columns of the examples are for."""
     columns: dict[str, str] = field(default_factory=dict)
     """What the columns of the file are called where it is not what they are usually called: text = "review"."""
+    licence: str = "unknown"
+    """Under which licence the examples may be used, as an SPDX expression; told in the report and the model card."""
+    consent: Literal["granted", "by-licence", "unknown"] = "unknown"
+    """On what consent they are used."""
     held_out: str = ""
     """A file of examples that are only evaluated on; left out, a share of the examples is kept for it."""
     held_out_fraction: float = 0.1
@@ -163,6 +168,7 @@ class FinetuningConfig(TrainingConfig):
         """Refuse a split that leaves one side empty."""
         # A dataclass with slots is made anew, so that super() without arguments would name the wrong class.
         TrainingConfig.__post_init__(self)
+        require_licence(self.licence)
         if not 0 < self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction must be between 0 and 1, got {self.held_out_fraction}")
         if self.quantise != "none" and self.adapter.kind == "full":
