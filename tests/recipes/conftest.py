@@ -1,10 +1,11 @@
-"""Lets the tests of this folder import the samples of models, and gives them documents."""
+"""Lets the tests of this folder import the samples beside them and those of models, and gives them documents."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 WORDS = [

@@ -103,7 +103,7 @@ def test_a_wrong_template_is_blocked(tokenizer, prompts):
     with pytest.raises(OutputError, match="gives other ids for 'What is a fox"):
         require_same_ids(prompts, tokenizer, tokenizer.with_template(DEFAULT_TEMPLATE.replace("<|user|>", "<|user|> ")))
     # Only what follows an answer is written otherwise.
-    wrong = DEFAULT_TEMPLATE.replace("['content'] }}<|endoftext|>", "['content'] }}")
+    wrong = DEFAULT_TEMPLATE.replace("['content'] }}{{ eos_token }}", "['content'] }}")
     with pytest.raises(OutputError, match="for a conversation"):
         require_same_ids(prompts, tokenizer, tokenizer.with_template(wrong))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from preceptor.models.architecture import AS_IS, STACKED, TRANSPOSED, Layout
 from preceptor.models.interchange import architecture_of
 from preceptor.models.language_model import LanguageModel
+from preceptor.nn.normal_float import NormalFloatLinear
 
 _WEIGHT = ".weight"
 
@@ -43,8 +44,11 @@ class Place:
 
 def places(model: LanguageModel) -> list[Place]:
     """Every layer that has weights; what has no layer in transformers keeps our name, and peft cannot load it."""
-    names = [n.replace(".base_layer.", ".") for n, _ in model.named_parameters() if "lora_" not in n.rpartition(".")[2]]
-    # Names alone decide which rows count; what is kept in 4 bits has no shape of its own.
+    held = [name for name, _ in model.named_parameters() if "lora_" not in name.rpartition(".")[2]]
+    # What is kept in 4 bits is no parameter.
+    held += [name + _WEIGHT for name, layer in model.named_modules() if isinstance(layer, NormalFloatLinear)]
+    names = [name.replace(".base_layer.", ".") for name in held]
+    # Names alone decide which rows count, so that no shape is asked for.
     shapes = {name: (0,) for name in names if not name.startswith("heads.")}
     found = []
     for row in architecture_of(model.config).pairs(shapes):

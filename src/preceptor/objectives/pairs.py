@@ -48,6 +48,7 @@ class PairObjective:
                 f"none of the {len(pairs)} pairs fits into {context_length} tokens a side",
                 remedy="raise the context length, or shorten the texts",
             )
+        self.num_supervised_tokens = sum(len(target) for _, target in self.pairs)
         self.config = config or ObjectiveConfig()
         # Both sides of a row hold what its pairs need where each pair counts by its longer side.
         widths = [max(map(len, pair)) for pair in self.pairs]

@@ -41,7 +41,7 @@ from preceptor.objectives.labelled import LabelledObjective
 from preceptor.objectives.preference import gains, preference_objective
 from preceptor.objectives.preference_config import PreferenceConfig
 from preceptor.objectives.task import HEAD, Prepared, prepare
-from preceptor.recipes.tuned import load_tuned, load_writer
+from preceptor.recipes.tuned import load_base, load_tuned, load_writer
 from preceptor.serve.chat import Responder, Writer
 from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -201,7 +201,7 @@ def _preferences(asked: Asked, model: LanguageModel) -> _Found:
         asked.tokenizer,
         asked.context_length,
         PreferenceConfig(),
-        load_tuned(asked.base),
+        load_base(asked.base, asked.tuned),
         prefix_ids=virtual_ids(model),
     )
     gained = gains(prepared, model)

@@ -43,12 +43,19 @@ def load_tuned(base: Path, tuned: Path | None = None) -> LanguageModel:
     """
     if tuned is not None and (tuned / MODEL_CONFIG_FILE).is_file():
         return load_model(tuned)
+    model = load_base(base, tuned)
+    return model if tuned is None else load_adapter(model, tuned).eval()
+
+
+def load_base(base: Path, tuned: Path | None = None) -> LanguageModel:
+    """The model in the folder ``base`` in the numbers in which it was while what is in ``tuned`` was trained.
+
+    Raises:
+        ArtifactError: a folder holds nothing that can be read.
+    """
     model = load_model(base)
-    if tuned is None:
-        return model
-    if (tuned / TASK_FILE).is_file() and task_of(tuned).quantise != "none":
-        quantise(model)
-    return load_adapter(model, tuned).eval()
+    is_kept_in_4_bits = tuned is not None and (tuned / TASK_FILE).is_file() and task_of(tuned).quantise != "none"
+    return quantise(model).eval() if is_kept_in_4_bits else model
 
 
 def load_writer(base: Path, tuned: Path | None = None) -> Writer:

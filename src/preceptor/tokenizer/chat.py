@@ -14,11 +14,11 @@ from preceptor.data.example_types import Message
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_TEMPLATE = (
-    "<|endoftext|>"
+    "{{ eos_token }}"
     "{% for message in messages %}"
     "{% if message['role'] == 'system' and loop.first %}{{ message['content'] }}"
     "{% elif message['role'] == 'user' %}<|user|>{{ message['content'] }}"
-    "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|endoftext|>"
+    "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}{{ eos_token }}"
     "{% else %}{{ raise_exception('this template knows user, assistant, and system at the beginning') }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"

@@ -78,7 +78,7 @@ class Learner:
             objective = preference_objective(
                 pairs, self.tokenizer, context_length, preference, reference, prefix_ids=prefix_ids
             )
-            return Prepared(objective, range(objective.num_examples))
+            return Prepared(objective, range(objective.num_examples + objective.num_too_long))
         return prepare(examples, self.head, self.tokenizer, self.model.config, context_length, prefix_ids)
 
 

@@ -1,0 +1,124 @@
+"""Every task, taught to a tiny base of each family that learns it: from a file of examples to a report."""
+
+import json
+import math
+
+import pytest
+from tuning import make_decoder, make_encoder, make_encoder_decoder, pipeline, write_rows
+
+from preceptor.recipes.report import write_report, write_run_file
+from preceptor.recipes.summary import summary
+from preceptor.recipes.task_evaluation import Asked, evaluate_task
+from preceptor.recipes.tuned import load_tuned, task_of
+from preceptor.tokenizer.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """A tiny model of each family."""
+    folder = tmp_path_factory.mktemp("bases")
+    return {
+        "encoder": make_encoder(folder / "encoder"),
+        "decoder": make_decoder(folder / "decoder"),
+        "encoder_decoder": make_encoder_decoder(folder / "both"),
+    }
+
+
+QUANTISED = ("finetuning.quantise=nf4",)
+RUNS = [
+    ("classify", "classify", "encoder", ()),
+    ("classify", "classify", "decoder", ("finetuning.adapter.kind=prefix", "finetuning.adapter.num_virtual_tokens=4")),
+    ("classify", "labels", "encoder", ("finetuning.adapter.kind=full",)),
+    ("classify", "pairs", "encoder", ("finetuning.adapter.kind=prompt", "finetuning.adapter.num_virtual_tokens=4")),
+    ("classify", "pairs", "encoder_decoder", ()),
+    ("regress", "regress", "encoder", QUANTISED),
+    ("regress", "regress", "decoder", ("finetuning.adapter.kind=full",)),
+    ("tag", "tag", "encoder", ()),
+    ("tag", "tag", "decoder", ("finetuning.adapter.kind=prompt", "finetuning.adapter.num_virtual_tokens=4")),
+    ("answer", "answer", "encoder", ()),
+    ("answer", "answer", "decoder", ("finetuning.adapter.kind=prefix", "finetuning.adapter.num_virtual_tokens=4")),
+    ("translate", "translate", "encoder_decoder", ()),
+    ("translate", "translate", "decoder", ("finetuning.adapter.kind=full",)),
+    ("summarise", "summarise", "encoder_decoder", ("finetuning.adapter.kind=prefix",)),
+    ("summarise", "summarise", "decoder", QUANTISED),
+    ("prefer", "prefer", "decoder", ("finetuning.adapter.kind=prompt", "finetuning.adapter.num_virtual_tokens=4")),
+    ("prefer", "prefer", "decoder", QUANTISED),
+]
+
+
+@pytest.mark.parametrize(("recipe", "name", "family", "overrides"), RUNS)
+def test_a_task_is_learned_judged_and_told(bases, tmp_path, recipe, name, family, overrides):
+    examples = write_rows(tmp_path, name)
+    made = pipeline(recipe, bases[family], examples, tmp_path / "out", *overrides)
+    evaluation, adapter = made.evaluation(), made.adapter()
+    table = json.loads(evaluation.file("evaluation.json").read_text())["task"]
+    assert table["task"] == recipe and table["examples"] > 0 and table["samples"]
+    assert all(math.isfinite(score["value"]) for score in table["scores"])
+    assert any(score["baselines"] for score in table["scores"]), "a score says nothing alone"
+    learned = task_of(adapter.path)
+    assert learned.task == recipe and learned.context_length == made.run.finetuning.context_length
+    facts = adapter.facts
+    assert facts["num_examples"] + facts["num_held_out_examples"] == 40 and facts["num_examples_too_long"] == 0
+    assert learned.quantise == ("nf4" if overrides == QUANTISED else "none")
+    write_run_file(made.run, made.out)
+    report = write_report(made)
+    page = (made.out / "report.html").read_text()
+    assert table["scores"][0]["name"].split()[0].lower() in page.lower()
+    assert "preceptor predict" in summary(made, report)
+    assert said_again(made, learned) == table
+
+    again = pipeline(recipe, bases[family], examples, tmp_path / "out", *overrides)
+    assert again.evaluation().id == evaluation.id
+    assert all(row.reused for row in again.rows)
+
+
+def said_again(made, learned):
+    """What the model says that the folder of the run holds."""
+    base, (train, held_out) = made.checkpoint(), made.examples()
+    asked = Asked(
+        base=base.path,
+        tuned=made.adapter().path,
+        tokenizer=Tokenizer.load(base.path),
+        train=train,
+        held_out=held_out,
+        context_length=learned.context_length,
+        max_new_tokens=made.run.evaluation.max_answer_tokens,
+        num_questions=made.run.evaluation.num_questions,
+        seed=made.run.seed,
+    )
+    return json.loads(json.dumps(evaluate_task(asked, made.stop)))
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [
+        ("decoder", ()),
+        ("decoder", QUANTISED),
+        ("decoder", ("finetuning.adapter.kind=prompt", "finetuning.adapter.num_virtual_tokens=4")),
+        ("encoder_decoder", ("finetuning.adapter.kind=full",)),
+    ],
+)
+def test_conversations_with_a_system_message_are_learned(bases, tmp_path, family, overrides):
+    examples = write_rows(tmp_path, "instruct")
+    made = pipeline("instruct", bases[family], examples, tmp_path / "out", *overrides)
+    table = json.loads(made.evaluation().file("evaluation.json").read_text())["question_answering"]
+    assert table["questions"] == 4 and len(table["samples"]) == 4
+    assert task_of(made.adapter().path).task == "instruct"
+    assert made.adapter().facts["num_supervised_tokens"] > 0
+    write_run_file(made.run, made.out)
+    assert "preceptor chat" in summary(made, write_report(made))
+    again = pipeline("instruct", bases[family], examples, tmp_path / "out", *overrides)
+    again.evaluation()
+    assert all(row.reused for row in again.rows)
+
+
+def test_the_probabilities_of_a_teacher_are_learned(bases, tmp_path):
+    examples = write_rows(tmp_path, "instruct")
+    plain = pipeline("instruct", bases["decoder"], examples, tmp_path / "plain")
+    teacher = f"finetuning.distil.teacher={bases['decoder']}"
+    taught = pipeline("instruct", bases["decoder"], examples, tmp_path / "taught", teacher)
+    first, second = plain.adapter(), taught.adapter()
+    assert first.id != second.id
+    weights = [each.file("adapter_model.safetensors").read_bytes() for each in (first, second)]
+    assert weights[0] != weights[1]
+    assert load_tuned(taught.checkpoint().path, second.path).config.family == "decoder"
