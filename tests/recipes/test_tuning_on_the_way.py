@@ -72,7 +72,9 @@ def test_the_best_weights_are_kept_where_training_stops_early(base, examples, tm
     best = losses.index(min(losses)) + 1
     assert len(losses) < 12 and made.facts["best_step"] == best
     shorter = [each for each in early if "duration" not in each]
-    again = pipeline("classify", base, examples, tmp_path / "short", *kind, *shorter, f"finetuning.duration={best} steps")
+    again = pipeline(
+        "classify", base, examples, tmp_path / "short", *kind, *shorter, f"finetuning.duration={best} steps"
+    )
     ours, theirs = (load_file(each.file(WEIGHTS[kind])) for each in (made, again.adapter()))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -118,7 +120,9 @@ def test_layers_have_rates_of_their_own_and_adapters_too(base, examples, tmp_pat
     ).adapter()
     before, after = load_model(base).state_dict(), load_model(layered.path).state_dict()
     moved = [
-        float((after[f"layers.{layer}.mlp.down_proj.weight"] - before[f"layers.{layer}.mlp.down_proj.weight"]).abs().max())
+        float(
+            (after[f"layers.{layer}.mlp.down_proj.weight"] - before[f"layers.{layer}.mlp.down_proj.weight"]).abs().max()
+        )
         for layer in (0, 1)
     ]
     # The first step of Adam is as large as the rate.

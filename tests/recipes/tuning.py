@@ -125,7 +125,11 @@ _ROWS = {
             {"role": "assistant", "content": f"{said} {noun}"},
         ]
     },
-    "prefer": lambda n, noun, said: {"prompt": f"how is the {noun} {n}?", "chosen": GOOD[n % 3], "rejected": BAD[n % 3]},
+    "prefer": lambda n, noun, said: {
+        "prompt": f"how is the {noun} {n}?",
+        "chosen": GOOD[n % 3],
+        "rejected": BAD[n % 3],
+    },
 }
 
 

@@ -18,6 +18,7 @@ from preceptor.cli.examples import examples
 from preceptor.cli.export import export
 from preceptor.cli.find_rate import find_rate
 from preceptor.cli.models import chat, generate, model
+from preceptor.cli.predict import predict
 from preceptor.cli.recipes import recipes
 from preceptor.cli.stages import evaluate, finetune, pretrain, report, run
 from preceptor.cli.tokenizer import tokenizer
@@ -79,7 +80,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 
 _STAGES = (run, data, tokenizer, pretrain, finetune, evaluate, report)
-for command in (*_STAGES, examples, find_rate, compare, distil, export, generate, chat, model, recipes):
+for command in (*_STAGES, examples, find_rate, compare, distil, export, generate, chat, predict, model, recipes):
     cli.add_command(command)
 
 

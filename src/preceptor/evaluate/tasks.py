@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from preceptor.data.example_types import Conversation
+from preceptor.data.example_types import Conversation, Message
 from preceptor.evaluate.metrics import Score, exact_match, mean_score, paired_difference, share_score, token_f1
 
 
@@ -30,10 +30,14 @@ class Answered:
 
 
 def answer_questions(
-    examples: Sequence[Conversation], answer_many: Callable[[Sequence[str]], list[str]], seed: int = 0
+    examples: Sequence[Conversation],
+    answer_many: Callable[[Sequence[str | Sequence[Message]]], list[str]],
+    seed: int = 0,
 ) -> Answered:
     """The scores of what ``answer_many`` says to the questions, beside the answers they should have."""
-    answers = answer_many([example.question for example in examples])
+    # All that was said before is what the last answer is an answer to.
+    asked = [example.question if len(example.messages) == 2 else example.messages[:-1] for example in examples]
+    answers = answer_many(asked)
     pairs = [(answer, example.answer) for answer, example in zip(answers, examples, strict=True)]
     f1 = [token_f1(*pair) for pair in pairs]
     kinds = sorted({example.kind for example in examples if example.kind})

@@ -28,21 +28,24 @@ def load_responder(
         raise ArtifactError(f"{out} does not exist", remedy=f"train a model first: `preceptor run --out {out}`")
     checkpoint, adapter = newest_model(Store(out / "artifacts"))
     model = load_writer(checkpoint.path, adapter.path if with_adapter and adapter is not None else None)
-    sampling = _sampling(out)
-    try:
-        if temperature is not None:
-            sampling = replace(sampling, temperature=temperature)
-    except ValueError as error:
-        raise ConfigError(str(error), remedy="use 0 for the likeliest answer, or about 0.7") from error
+    sampling = sampling_of(out, temperature)
     if seed is not None:
         sampling = replace(sampling, seed=seed)
     return Responder(model, Tokenizer.load(checkpoint.path), sampling)
 
 
-def _sampling(out: Path) -> SamplingConfig:
-    """How the run that is described in the folder draws its answers."""
+def sampling_of(out: Path, temperature: float | None = None) -> SamplingConfig:
+    """How the run that is described in the folder draws its answers, at another temperature where one is given.
+
+    Raises:
+        ConfigError: the temperature is below zero.
+    """
     try:
         table = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-        return decode(SamplingConfig, table["run"]["generation"], where="generation")
+        sampling = decode(SamplingConfig, table["run"]["generation"], where="generation")
     except (OSError, ValueError, KeyError):
-        return SamplingConfig()
+        sampling = SamplingConfig()
+    try:
+        return sampling if temperature is None else replace(sampling, temperature=temperature)
+    except ValueError as error:
+        raise ConfigError(str(error), remedy="use 0 for the likeliest answer, or about 0.7") from error

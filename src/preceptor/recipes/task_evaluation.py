@@ -40,7 +40,7 @@ from preceptor.models.language_model import LanguageModel
 from preceptor.objectives.labelled import LabelledObjective
 from preceptor.objectives.preference import gains, preference_objective
 from preceptor.objectives.preference_config import PreferenceConfig
-from preceptor.objectives.task import HEAD, Prepared, prepare
+from preceptor.objectives.task import HEAD, Prepared, prepare, word_tokens
 from preceptor.recipes.tuned import load_base, load_tuned, load_writer
 from preceptor.serve.chat import Responder, Writer
 from preceptor.serve.sampling import SamplingConfig
@@ -146,12 +146,20 @@ def _tags(asked: Asked, model: LanguageModel) -> _Found:
     tags = _spread(prepared, predict_tags(model, cast(LabelledObjective, prepared.objective)), len(examples))
     learned = cast(Sequence[TaggedExample], asked.train.examples)
     usual = commonest_tags([e.words for e in learned], [e.tags for e in learned], [e.words for e in examples])
-    # Words beyond the context have no tag of the model's; the commonest of training stands in for it.
-    told = [None if said is None else [*said, *common[len(said) :]] for said, common in zip(tags, usual, strict=True)]
+    told = [
+        None if said is None else _filled(said, common, word_tokens(asked.tokenizer, each.words))
+        for said, common, each in zip(tags, usual, examples, strict=True)
+    ]
     references = [each.tags for each in examples]
     scores = tagging_scores(references, told, asked.seed, baselines={"the word's commonest tag": usual})
     wanted = [(" ".join(each.words), " ".join(each.tags)) for each in examples]
     return _Found(scores.judged, scores.facts(), _samples(wanted, [" ".join(e or ()) for e in told]), len(examples))
+
+
+def _filled(said: Sequence[str], common: Sequence[str], words: Sequence[Sequence[int]]) -> list[str]:
+    """A tag for each word; the word's commonest of training for one without tokens or beyond the context."""
+    tags = iter(said)
+    return [next(tags, usual) if word else usual for word, usual in zip(words, common, strict=True)]
 
 
 def _answers(asked: Asked, model: LanguageModel) -> _Found:

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from preceptor.adapters.attach import virtual_ids
 from preceptor.core.errors import OutputError, output_errors
+from preceptor.data.example_types import Message
 from preceptor.models.encoder_decoder import EncoderDecoder
 from preceptor.serve.generate import OneSided, generate, generate_many
 from preceptor.serve.sampling import SamplingConfig
@@ -51,8 +52,8 @@ class Responder:
             return self.answer(text)
         return self._stream([*virtual_ids(self.model), self._end, *self.tokenizer.encode(text)])
 
-    def answer_many(self, questions: Sequence[str]) -> list[str]:
-        """The answers to many questions."""
+    def answer_many(self, questions: Sequence[str | Sequence[Message]]) -> list[str]:
+        """The answers to many questions, or to conversations so far."""
         if isinstance(self.model, EncoderDecoder):
             sources = [self._source(question) for question in questions]
             replies = sampled_targets(self.model, sources, self.sampling, self._end)
@@ -61,12 +62,12 @@ class Responder:
             replies = generate_many(self.model, prompts, self.sampling, self._end)
         return [self.tokenizer.decode(reply).strip() for reply in replies]
 
-    def answer_many_in_plain_text(self, questions: Sequence[str]) -> list[str]:
+    def answer_many_in_plain_text(self, questions: Sequence[str | Sequence[Message]]) -> list[str]:
         """The answers of a model that knows no chat template: what it writes on the line behind "Answer:"."""
         if isinstance(self.model, EncoderDecoder):
             return self.answer_many(questions)
         tokenizer = self.tokenizer
-        texts = [f"Question: {question}\nAnswer:" for question in questions]
+        texts = [f"Question: {_plain(question)}\nAnswer:" for question in questions]
         prompts = [[*virtual_ids(self.model), tokenizer.end_of_text_id, *tokenizer.encode(text)] for text in texts]
         replies = generate_many(self.model, prompts, self.sampling, tokenizer.end_of_text_id)
         return [tokenizer.decode(reply).strip().split("\n")[0] for reply in replies]
@@ -75,12 +76,12 @@ class Responder:
     def _end(self) -> int:
         return self.tokenizer.end_of_text_id
 
-    def _source(self, text: str) -> list[int]:
+    def _source(self, asked: str | Sequence[Message]) -> list[int]:
         # A prefix stands in front of the target, and takes no place from the source.
         longest = self.model.config.max_position_embeddings
-        return source_ids(self.tokenizer, text, longest, virtual_ids(self.model))[0]
+        return source_ids(self.tokenizer, _plain(asked), longest, virtual_ids(self.model))[0]
 
-    def _asked(self, question: str) -> list[int]:
+    def _asked(self, question: str | Sequence[Message]) -> list[int]:
         return [*virtual_ids(self.model), *encode_prompt(self.tokenizer, question)]
 
     def _stream(self, prompt: Sequence[int]) -> Iterator[str]:
@@ -94,6 +95,11 @@ class Responder:
                 yield piece
         if rest := text.finish():
             yield rest
+
+
+def _plain(asked: str | Sequence[Message]) -> str:
+    """What is asked without a template: as an encoder-decoder learns conversations."""
+    return asked if isinstance(asked, str) else "\n".join(message.content for message in asked)
 
 
 def chat(responder: Responder, lines: Iterable[str], output: TextIO, prompt: Callable[[], None]) -> None:
