@@ -36,7 +36,6 @@ NOT_PROVED = (
 )
 """What is promised of our own models and not of these."""
 _PLAINLY = {"trust_remote_code": False, "dtype": torch.float32}
-_ADAPTER_FILE = "adapter_config.json"
 _PROBE_TOKENS = 6
 _CLOSE = 1e-4
 _told: set[str] = set()
@@ -123,15 +122,8 @@ def load_foreign(folder: Path, config: ForeignConfig) -> "ForeignModel":
     """The model of a folder, in evaluation mode, with its weights in float32; nothing is fetched, and no code is run.
 
     Raises:
-        ArtifactError: the weights cannot be read or do not fit, or the model is none that reads from left to right, or
-            an adapter lies beside it.
+        ArtifactError: the weights cannot be read or do not fit, or the model is none that reads from left to right.
     """
-    if (folder / _ADAPTER_FILE).exists():
-        # With peft installed, transformers would load the model that this file names in place of what lies here.
-        raise ArtifactError(
-            f"{folder} holds an adapter beside a {config.model_type} model",
-            remedy=f"remove {_ADAPTER_FILE}, or merge the adapter into its model and name the folder of that",
-        )
     load = _transformers().AutoModelForCausalLM.from_pretrained
     given = {"config": _settings(json.loads(config.table)), "local_files_only": True, "use_safetensors": True}
     given |= {"output_loading_info": True, **_PLAINLY}

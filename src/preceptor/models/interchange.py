@@ -42,6 +42,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     foreign.FOREIGN,
 )
 """Of each family in order of preference."""
+_ADAPTER_FILE = "adapter_config.json"
 MAX_SHARD_BYTES = 5_000_000_000
 """Weights beyond this go to several files, as transformers has it."""
 
@@ -216,6 +217,7 @@ def load_model(folder: Path) -> LanguageModel:
         table = json.loads(config_path.read_text(encoding="utf-8"))
         architecture, config = from_config_json(table, config_path)
         if architecture is foreign.FOREIGN:
+            _require_no_adapter(folder)
             return with_heads(foreign.load_foreign(folder, config), folder)
         state = _load_tensors(folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -224,6 +226,15 @@ def load_model(folder: Path) -> LanguageModel:
             remedy=_remedy(folder),
         ) from error
     return with_heads(model_of(architecture, config, state, folder), folder)
+
+
+def _require_no_adapter(folder: Path) -> None:
+    """Refuse an adapter beside a model: with peft, transformers would load the model that its file names instead."""
+    if (folder / _ADAPTER_FILE).exists():
+        raise ArtifactError(
+            f"{folder} holds an adapter beside a model that transformers runs",
+            remedy=f"remove {_ADAPTER_FILE}, or merge the adapter into its model and name the folder of that",
+        )
 
 
 def _remedy(folder: Path) -> str:
