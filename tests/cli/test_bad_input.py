@@ -212,11 +212,11 @@ def test_without_examples_there_is_no_fine_tuning_and_the_report_says_so(tmp_pat
     assert "nothing was fine-tuned" in (out / "report.html").read_text()
 
 
-def test_the_report_has_its_six_keys_and_fetches_nothing(done):
+def test_the_report_has_its_seven_keys_and_fetches_nothing(done):
     import json
 
     report = json.loads((done / "report.json").read_text())
-    assert set(report) == {"data", "tokenizer", "pretraining", "finetuning", "evaluation", "footprint"}
+    assert set(report) == {"data", "tokenizer", "pretraining", "model", "finetuning", "evaluation", "footprint"}
     data = report["data"]
     assert data["documents_in"] == data["documents_kept"] + data["documents_dropped"]
     assert data["documents_dropped"] == sum(data["drops_by_rule"].values())

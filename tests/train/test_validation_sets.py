@@ -21,6 +21,7 @@ from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
 from preceptor.models.two_stream_config import TwoStreamConfig
 from preceptor.objectives.choice import objective_for
 from preceptor.objectives.objective_config import ObjectiveConfig
+from preceptor.objectives.task import prepare
 from preceptor.parallel.engine import place
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.stream import TokenStream, encode
@@ -261,7 +262,11 @@ def test_examples_are_a_set_of_fine_tuning(tokenizer, tmp_path):
     path.write_text("\n".join(json.dumps({"question": f"what is {n}?", "answer": f"a {n}"}) for n in range(12)))
     each = ValidationSetConfig(name="more", path=str(path))
     config = FinetuningConfig(context_length=64, batch_tokens=64, micro_batch_tokens=64, validation_sets=(each,))
-    objective, rows = finetuning_sets(config, tokenizer, 0)["more"]
+
+    def read(examples):
+        return prepare(examples, None, tokenizer, DecoderConfig(vocab_size=tokenizer.vocab_size), 64)
+
+    objective, rows = finetuning_sets(config, "instruct", read, 0)["more"]
     assert objective.num_examples == 12 and sorted(rows) == list(range(objective.num_rows))
     short = replace(config, validation_sets=(replace(each, max_tokens=64),))
-    assert len(finetuning_sets(short, tokenizer, 0)["more"].rows) == 1
+    assert len(finetuning_sets(short, "instruct", read, 0)["more"].rows) == 1

@@ -222,6 +222,6 @@ def best_first(clusters: Clusters, quality: RowArray, characters: RowArray, fold
 
 def rank_of_quality(quality: NDArray[np.float64]) -> NDArray[np.uint32]:
     """A number for each quality that is less the better it is; nothing is worse than a quality that is no number."""
-    bits = np.nan_to_num(quality.astype(np.float32), nan=-np.inf).view(np.uint32)
+    bits = np.nan_to_num(quality.astype(np.float32), nan=-np.inf, posinf=np.inf, neginf=-np.inf).view(np.uint32)
     rising = np.where(bits >> np.uint32(31) == 1, ~bits, bits | np.uint32(1 << 31))
     return (~rising).astype(np.uint32)

@@ -158,7 +158,7 @@ def finetune(
         stop=stop,
         read_cost=read_cost,
         label="finetune",
-        sets=finetuning_sets(config, learner.read, seed),
+        sets=finetuning_sets(config, train.task, learner.read, seed),
     )
     _save(learner, config, draft.path, base_id)
     _save_task(train, config, draft.path)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from preceptor.core.errors import DataError
 from preceptor.core.progress import say
 from preceptor.core.seeds import KeyedPermutation, derive
-from preceptor.data.example_types import ExampleSet
+from preceptor.data.example_types import ExampleSet, Task
 from preceptor.data.examples import read_examples
 from preceptor.data.held_out import read_texts
 from preceptor.data.sources import Reader
@@ -78,7 +78,7 @@ def pretraining_sets(
 
 
 def finetuning_sets(
-    config: FinetuningConfig, read: Callable[[ExampleSet], Prepared], seed: int
+    config: FinetuningConfig, task: Task, read: Callable[[ExampleSet], Prepared], seed: int
 ) -> dict[str, ValidationSet]:
     """The sets of a fine-tuning by name; ``read`` gives examples as the model reads them.
 
@@ -88,7 +88,7 @@ def finetuning_sets(
     seed = derive(seed, "validation")
     sets = {}
     for each in config.validation_sets:
-        objective = read(read_examples(Path(each.path), config.task, config.columns)).objective
+        objective = read(read_examples(Path(each.path), task, config.columns)).objective
         wanted = each.max_tokens or config.validation_tokens
         sets[each.name] = ValidationSet(
             objective, drawn_rows(objective.num_rows, wanted // config.context_length, derive(seed, "set", each.name))
