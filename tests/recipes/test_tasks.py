@@ -6,6 +6,8 @@ import math
 import pytest
 from tuning import make_decoder, make_encoder, make_encoder_decoder, pipeline, write_rows
 
+from preceptor.core.errors import ArtifactError, ConfigError
+from preceptor.recipes.answering import load_responder
 from preceptor.recipes.report import write_report, write_run_file
 from preceptor.recipes.summary import summary
 from preceptor.recipes.task_evaluation import Asked, evaluate_task
@@ -122,3 +124,18 @@ def test_the_probabilities_of_a_teacher_are_learned(bases, tmp_path):
     weights = [each.file("adapter_model.safetensors").read_bytes() for each in (first, second)]
     assert weights[0] != weights[1]
     assert load_tuned(taught.checkpoint().path, second.path).config.family == "decoder"
+
+
+def test_a_decoder_that_has_learned_classes_does_not_chat_but_its_base_does(bases, tmp_path):
+    made = pipeline("classify", bases["decoder"], write_rows(tmp_path, "classify"), tmp_path / "out")
+    made.adapter()
+    with pytest.raises(ArtifactError, match="classify"):
+        load_responder(tmp_path / "out")
+    assert load_responder(tmp_path / "out", with_adapter=False).model.config.family == "decoder"
+
+
+def test_a_prefix_that_leaves_too_few_positions_is_told_before_the_first_step(bases, tmp_path):
+    wide = ("finetuning.adapter.kind=prefix", "finetuning.adapter.num_virtual_tokens=60")
+    made = pipeline("classify", bases["decoder"], write_rows(tmp_path, "classify"), tmp_path / "out", *wide)
+    with pytest.raises(ConfigError, match="positions for 68 tokens"):
+        made.adapter()

@@ -60,6 +60,7 @@ TESTS = {
     16: (
         "tests/objectives/test_answers.py"
         "::test_whatever_is_kept_leaves_something_to_learn_and_what_is_left_out_is_counted",
+        "tests/objectives/test_instruct.py::test_too_many_that_are_too_long_are_refused_with_the_length_that_is_needed",
     ),
     17: (
         "tests/models/test_added_tokens.py::test_added_tokens_that_were_trained_are_the_same_in_a_fresh_process",
@@ -68,6 +69,8 @@ TESTS = {
     18: (
         "tests/adapters/test_merging.py::test_merging_in_float32_changes_no_logit_and_survives_saving",
         "tests/adapters/test_merging.py::test_an_adapter_of_another_base_is_refused_before_anything_is_merged",
+        "tests/adapters/test_several.py::test_an_adapter_of_another_base_is_refused_by_its_id",
+        "tests/adapters/test_quantised.py::test_merging_gives_a_whole_model_that_says_what_the_adapted_one_said",
     ),
     19: (
         "tests/evaluate/test_flat_memory.py::test_ten_times_as_much_to_evaluate_holds_no_more_tensors",

@@ -7,9 +7,10 @@ from pathlib import Path
 from preceptor.core.artifact import Store
 from preceptor.core.config import decode
 from preceptor.core.errors import ArtifactError, ConfigError
+from preceptor.objectives.task_config import WRITING
 from preceptor.recipes.folder import newest_model
 from preceptor.recipes.run import RUN_FILE
-from preceptor.recipes.tuned import load_writer
+from preceptor.recipes.tuned import load_writer, task_of
 from preceptor.serve.chat import Responder
 from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -27,7 +28,13 @@ def load_responder(
     if not out.is_dir():
         raise ArtifactError(f"{out} does not exist", remedy=f"train a model first: `preceptor run --out {out}`")
     checkpoint, adapter = newest_model(Store(out / "artifacts"))
-    model = load_writer(checkpoint.path, adapter.path if with_adapter and adapter is not None else None)
+    tuned = adapter.path if with_adapter and adapter is not None else None
+    if tuned is not None and (learned := task_of(tuned).task) not in (*WRITING, "prefer"):
+        raise ArtifactError(
+            f"the model of {out} has learned the task {learned!r}, which is no talking",
+            remedy="ask it with `preceptor predict`, or the model below it with --base",
+        )
+    model = load_writer(checkpoint.path, tuned)
     sampling = sampling_of(out, temperature)
     if seed is not None:
         sampling = replace(sampling, seed=seed)

@@ -27,11 +27,12 @@ from preceptor.recipes.card_loading import Exported
 from preceptor.recipes.export_source import ExportSource, find_source
 from preceptor.recipes.model_card import model_card
 from preceptor.recipes.parity import NUM_PROMPTS, Agreement, Prompts, Reading, compare, read, require_same_ids
-from preceptor.recipes.tuned import TASK_FILE, load_tuned
+from preceptor.recipes.tuned import load_tuned
 from preceptor.tokenizer.chat import DEFAULT_TEMPLATE
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.imports import import_tokenizer
 from preceptor.tokenizer.tokenizer import Tokenizer
+from preceptor.train.finetune import TASK_FILE
 
 Form = Literal["merged", "adapter", "gguf"]
 EXPORT_FILE, CARD_FILE = "export.json", "README.md"

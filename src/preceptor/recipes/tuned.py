@@ -17,8 +17,7 @@ from preceptor.models.interchange import load_model
 from preceptor.models.language_model import LanguageModel
 from preceptor.recipes.folder import MODEL_CONFIG_FILE
 from preceptor.serve.chat import Writer
-
-TASK_FILE = "task.json"
+from preceptor.train.finetune import TASK_FILE
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,13 @@ from preceptor.train.state import StopRequest
 from preceptor.train.validation_sets import finetuning_sets
 
 TASK_FILE = "task.json"
+_PRODUCTS = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float8": torch.bfloat16,
+}
+"""In which numbers a reference is read: those of the training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,13 @@ class Learner:
             # The base as it was is a model of its own only while it is asked, once.
             reference, preference = _base_model(self.base, self.config), self.config.preference
             objective = preference_objective(
-                pairs, self.tokenizer, context_length, preference, reference, prefix_ids=prefix_ids
+                pairs,
+                self.tokenizer,
+                context_length,
+                preference,
+                reference,
+                prefix_ids=prefix_ids,
+                dtype=_PRODUCTS[self.config.precision.kind],
             )
             return Prepared(objective, range(objective.num_examples + objective.num_too_long))
         return prepare(examples, self.head, self.tokenizer, self.model.config, context_length, prefix_ids)
@@ -99,6 +112,13 @@ def make_learner(
     generator = torch.Generator().manual_seed(derive(seed, "adapter"))
     adapt(model, config.adapter, generator, start_ids=_start_ids(config, examples, tokenizer))
     freeze(model, config.optimizer)
+    if model.num_prefix_tokens and config.context_length > model.longest_document:
+        raise ConfigError(
+            f"finetuning.context_length is {config.context_length}, and with a prefix of {model.num_prefix_tokens} the "
+            f"model has positions for {model.longest_document} tokens",
+            path="finetuning.context_length",
+            remedy=f"set finetuning.context_length to {model.longest_document} or less, or num_virtual_tokens lower",
+        )
     return Learner(model, examples.task, head, tokenizer, config, base)
 
 
