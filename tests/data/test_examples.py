@@ -474,3 +474,13 @@ def read_or_refused(path):
         assert str(path) in error.message and error.remedy
     else:
         assert found.examples and summary(found)
+
+
+def test_quotes_in_a_table_of_tabs_are_text_where_they_hold_nothing_together(tmp_path):
+    loose = tmp_path / "loose.tsv"
+    loose.write_text('text\tlabel\n"a lovely" film\tgood\n"dull\tbad\nplain\tgood\n')
+    found = read_examples(loose)
+    assert [each.text for each in found.examples] == ['"a lovely" film', '"dull', "plain"] and not found.rejected
+    closed = tmp_path / "closed.tsv"
+    closed.write_text('text\tlabel\n"two\nlines"\tgood\n"say ""no"""\tbad\n')
+    assert [each.text for each in read_examples(closed).examples] == ["two\nlines", 'say "no"']

@@ -65,9 +65,13 @@ def _read(path: Path, limits: ReadLimits) -> Iterator[Row]:
         yield from _parquet(path, limits)
         return
     is_json = front.startswith((b"{", b"["))
+    quotes_are_text = False
+    if suffix == ".tsv":
+        with open_file(path, limits) as stream:
+            quotes_are_text = _quotes_are_text(stream)
     with open_file(path, limits) as stream:
         if suffix in (".csv", ".tsv") and not (suffix == ".tsv" and _has_sentences(front)):
-            yield from _csv(stream, "\t" if suffix == ".tsv" else ",", limits)
+            yield from _csv(stream, "\t" if suffix == ".tsv" else ",", limits, quotes_are_text=quotes_are_text)
         elif suffix == ".tsv" or (suffix in _COLUMNS_OF_WORDS and not (suffix == ".txt" and is_json)):
             yield from _conll(stream, limits)
         elif front.startswith(b"["):
@@ -191,7 +195,29 @@ def _questions(place: str, article: Mapping[str, object]) -> Iterator[Row]:
                 yield Row(here, flaw="is no object")
 
 
-def _csv(stream: IO[bytes], delimiter: str, limits: ReadLimits) -> Iterator[Row]:
+def _quotes_are_text(stream: IO[bytes]) -> bool:
+    """Whether quotes in a table of tabs hold no field together: each line is a row, and some quote is never closed."""
+    num_tabs, is_unclosed = -1, False
+    for line in stream:
+        line = line.rstrip(b"\r\n")
+        if not line:
+            continue
+        num_tabs = line.count(b"\t") if num_tabs < 0 else num_tabs
+        if line.count(b"\t") != num_tabs:
+            return False
+        is_unclosed = is_unclosed or (b'"' in line and any(map(_is_unclosed, line.split(b"\t"))))
+    return is_unclosed
+
+
+def _is_unclosed(field: bytes) -> bool:
+    """Whether a field begins with a quote and does not end with the one that closes it."""
+    if not field.startswith(b'"'):
+        return False
+    return len(field) < 2 or not field.endswith(b'"') or b'"' in field[1:-1].replace(b'""', b"")
+
+
+def _csv(stream: IO[bytes], delimiter: str, limits: ReadLimits, *, quotes_are_text: bool = False) -> Iterator[Row]:
+    quoting = csv.QUOTE_NONE if quotes_are_text else csv.QUOTE_MINIMAL
     # This limit belongs to the process; each file sets it anew, since the reader knows no other way.
     csv.field_size_limit(limits.max_record_bytes)
     lines = CsvLines(stream, limits)
@@ -199,7 +225,7 @@ def _csv(stream: IO[bytes], delimiter: str, limits: ReadLimits) -> Iterator[Row]
         head = next(lines, "")
         # A sheet saved where the comma is a decimal point has semicolons.
         delimiters = [delimiter, *(other for other in ",;\t" if other != delimiter)]
-        headers = {one: next(csv.reader([head], delimiter=one, strict=True), []) for one in delimiters}
+        headers = {one: next(csv.reader([head], delimiter=one, quoting=quoting, strict=True), []) for one in delimiters}
     except csv.Error as error:
         raise FlawError(Flaw("broken-csv", f"broken CSV: {error}", 1)) from error
     delimiter = max(delimiters, key=lambda one: len(headers[one]))
@@ -209,7 +235,7 @@ def _csv(stream: IO[bytes], delimiter: str, limits: ReadLimits) -> Iterator[Row]
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise FlawError(Flaw("broken-csv", f"the first row names {twice[0]!r} twice", 1))
     while True:
-        rows = csv.reader(lines, delimiter=delimiter, strict=True)
+        rows = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
         number = lines.number + 1
         try:
             for values in rows:
