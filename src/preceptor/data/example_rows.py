@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import pyarrow
 import pyarrow.parquet
@@ -217,7 +217,7 @@ def _is_unclosed(field: bytes) -> bool:
 
 
 def _csv(stream: IO[bytes], delimiter: str, limits: ReadLimits, *, quotes_are_text: bool = False) -> Iterator[Row]:
-    quoting = csv.QUOTE_NONE if quotes_are_text else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if quotes_are_text else csv.QUOTE_MINIMAL
     # This limit belongs to the process; each file sets it anew, since the reader knows no other way.
     csv.field_size_limit(limits.max_record_bytes)
     lines = CsvLines(stream, limits)
