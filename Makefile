@@ -68,6 +68,7 @@ bench: $(VENV)/installed-dev $(PEERS)/installed $(PEERS)/litgpt/installed $(PEER
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/activation_memory.py
 	$(BIN)/python benchmarks/quantised_step.py
+	@test -z "$(DATA)" || $(BIN)/python benchmarks/adapter_step.py --data $(DATA)
 	@test -z "$(DATA)" || $(BIN)/python benchmarks/instruction_tuning.py --data $(DATA) --trl $(PEERS)/trl
 	@test -z "$(ENCODER)" || $(BIN)/python benchmarks/adapt_encoder.py --data $(DATA) --base $(ENCODER)
 	@test -z "$(DECODER)" || $(BIN)/python benchmarks/adapt_decoder.py --data $(DATA) --base $(DECODER)
