@@ -57,7 +57,7 @@ def ours(base: Path, data: Path, count: int) -> Callable[[], None]:
 
     def step() -> None:
         loss = objective.loss(learner.model, batch)
-        loss.total.backward()
+        loss.total.backward()  # type: ignore[no-untyped-call]
         engine.scale_and_clip(1 / loss.tokens, config.max_grad_norm, None)
         optimizer.step(1.0)
         engine.clear_gradients()
