@@ -3,7 +3,7 @@
     python benchmarks/adapt_decoder.py --base MODEL --data FOLDER [--steps 12] [--methods lora qlora]
 
 ``--base`` is a GGUF file or a folder in Hugging Face's layout (SmolLM2-135M-Instruct in the published figures), and
-``--data`` holds gsm8k-train.jsonl. A step is 256 tokens; adapters of rank 8 on every linear layer, AdamW at 2e-4.
+``--data`` holds gsm8k-train.jsonl. A step is 512 tokens; adapters of rank 8 on every linear layer, AdamW at 2e-4.
 Each side runs in a process of its own, and takes other examples in another order, so that losses are alike, not equal.
 Base bytes are those of the weights that are held while training; peak memory is the largest resident set.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 from adapt_sides import instruct
 
-TOKENS_A_STEP = 256
+TOKENS_A_STEP = 512
 
 
 def ours(arguments: argparse.Namespace, method: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def ours(arguments: argparse.Namespace, method: str) -> dict[str, Any]:
         f"finetuning.context_length={TOKENS_A_STEP}",
         f"finetuning.batch_tokens={TOKENS_A_STEP}",
         f"finetuning.micro_batch_tokens={TOKENS_A_STEP}",
-        "finetuning.validation_tokens=256",
+        "finetuning.validation_tokens=512",
         "finetuning.validation_every_steps=1000",
         "finetuning.checkpoint_every_steps=1000",
         "finetuning.adapter.rank=8",

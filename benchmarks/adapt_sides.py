@@ -252,5 +252,5 @@ def tune(base: Path, data: Path, *, packing: bool, steps: int, in_order: bool = 
         num_rows = len(trainer.train_dataset)
         trainer.train()
     examples_per_row = len(rows) / num_rows
-    seconds = (marks[-1] - marks[2]) / (len(marks) - 3)
+    seconds = (marks[-1] - marks[2]) / max(1, len(marks) - 3)
     return {"examples_per_second": EXAMPLES_A_STEP * examples_per_row / seconds, "losses": losses}
