@@ -112,7 +112,7 @@ def described(example: AnyExample, tokenizer: Tokenizer | None = None) -> Marked
     """An example with what is learned of it marked; a conversation as the model sees it, where there is a tokenizer."""
     if isinstance(example, Conversation) and tokenizer is not None:
         ids, supervised = encode_conversation(tokenizer, example.messages)
-        title = f"{example.place}: {len(ids):,} tokens, {sum(supervised):,} of them learned"
+        title = f"{example.place or 'example'}: {len(ids):,} tokens, {sum(supervised):,} of them learned"
         return Marked(title, pieces_of(ids, supervised, tokenizer))
     return Marked(example.place, [*_pieces(example)])
 
