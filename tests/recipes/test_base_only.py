@@ -10,6 +10,8 @@ from preceptor.core.errors import ConfigError
 from preceptor.core.interrupt import Stop
 from preceptor.models.decoder import build
 from preceptor.models.decoder_config import DecoderConfig
+from preceptor.models.encoder import build as build_encoder
+from preceptor.models.encoder_config import EncoderConfig
 from preceptor.models.interchange import save_model
 from preceptor.recipes.compare import compare
 from preceptor.recipes.distil import teacher_of
@@ -19,6 +21,7 @@ from preceptor.recipes.pipeline import Pipeline
 from preceptor.recipes.report import write_run_file
 from preceptor.recipes.run import load_run
 from preceptor.tokenizer.config import TokenizerConfig
+from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.tokenizer.training import train
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch"]
@@ -119,3 +122,17 @@ def test_a_prompt_and_a_teacher_exclude_each_other(base, tmp_path):
     with pytest.raises(ConfigError, match="was taught by a prompt") as caught:
         teacher_of(taught)
     assert "preceptor distil" in caught.value.remedy
+
+
+def test_an_encoder_without_an_output_layer_is_exported_with_what_it_has_learned(base, tmp_path):
+    folder = tmp_path / "encoder"
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokenizer = Tokenizer.load(base)
+    config = EncoderConfig(**shape, vocab_size=tokenizer.vocab_size, max_position_embeddings=64, lm_head=False)
+    folder.mkdir()
+    save_model(build_encoder(config), folder, tokenizer.end_of_text_id)
+    tokenizer.save(folder)
+    rows = [{"text": f"{word} {WORDS[n % 5]} {n}", "label": "ab"[n % 2]} for n, word in enumerate(WORDS * 3)]
+    pipeline(folder, tmp_path / "out", rows).evaluation()
+    export(tmp_path / "out", tmp_path / "exported")
+    assert (tmp_path / "exported" / "heads.safetensors").is_file()

@@ -14,13 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from preceptor.adapters.adapter import freeze
+from preceptor.adapters.adapter import freeze, require_base
 from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.adapters.low_rank import LowRankEmbedding, LowRankLayer, LowRankShape, largest_part
 from preceptor.adapters.low_rank_targets import adaptable, attach_shapes, low_rank_layers
 from preceptor.adapters.peft_names import Place, blocks, place_of, places
 from preceptor.adapters.quantised import dense_weight
-from preceptor.core.errors import ArtifactError, MismatchError, output_errors
+from preceptor.core.errors import ArtifactError, output_errors
 from preceptor.models.language_model import LanguageModel
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -168,13 +168,7 @@ def load_adapter(model: LanguageModel, folder: Path, base: str = "") -> Language
             f"{folder} does not hold a LoRA adapter that can be read: {error}",
             remedy=f"name a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as `preceptor finetune` writes it",
         ) from error
-    made_for = str(table.get("base_model_name_or_path") or "")
-    if base and made_for and base != made_for:
-        raise MismatchError(
-            f"{folder} is an adapter of another model",
-            difference={"base": (made_for, base)},
-            remedy=f"attach it to {made_for}, or train an adapter of this model",
-        )
+    made_for = require_base(table, base, folder)
     parts: dict[str, _Change] = {}
     by_name = {place.theirs: place for place in places(model)} | {
         name: Place(name, (name,), place.layout, place.config)

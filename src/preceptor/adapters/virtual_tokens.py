@@ -9,8 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from preceptor.adapters.adapter import require_base
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.core.errors import ArtifactError, ConfigError, MismatchError, output_errors
+from preceptor.core.errors import ArtifactError, ConfigError, output_errors
 from preceptor.models.language_model import LanguageModel
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -79,11 +80,5 @@ def read_virtual_tokens(folder: Path, peft_type: str, base: str = "") -> tuple[d
             f"{folder} does not hold an adapter of kind {peft_type} that can be read: {error}",
             remedy=f"name a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as `preceptor finetune` writes it",
         ) from error
-    made_for = str(table.get("base_model_name_or_path") or "")
-    if base and made_for and base != made_for:
-        raise MismatchError(
-            f"{folder} is an adapter of another model",
-            difference={"base": (made_for, base)},
-            remedy=f"attach it to {made_for}, or train an adapter of this model",
-        )
+    require_base(table, base, folder)
     return table, rows_PX

@@ -120,14 +120,15 @@ class Agreement:
 
 @torch.no_grad()
 def read(model: LanguageModel, prompts: Prompts, tokenizer: Tokenizer) -> Reading:
-    """What a model says to the prompts."""
+    """What a model says to the prompts; of one that has no output layer, its last states stand for the logits."""
     model.eval()
+    has_output = getattr(model.config, "lm_head", True)
     logits, heads = [], {name: [] for name in model.heads}  # type: ignore[var-annotated]
     rows = [(*virtual_ids(model), *row) for row in prompts.rows]
     for row in rows:
         inputs = inputs_of(model, row)
         states_1TD = model.hidden(inputs)
-        logits.append(model.score(states_1TD)[0].float())
+        logits.append((model.score(states_1TD) if has_output else states_1TD)[0].float())
         for name, scores in heads.items():
             scores.append(model.heads[name](states_1TD)[0].float())
     answers: Sequence[Sequence[int]] = ()
