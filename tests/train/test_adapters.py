@@ -28,7 +28,7 @@ ADAPTERS = {
 def adapted_parts(adapter):
     model = build(replace(MODEL, zero_init_outputs=False), torch.Generator().manual_seed(0))
     engine = place(adapt(model, adapter, torch.Generator().manual_seed(1)))
-    scales = width_scales(engine, FinetuningConfig(adapter=adapter))
+    scales = width_scales(engine.model, FinetuningConfig(adapter=adapter))
     batches = Batches(Toy(), 7, CONFIG.batch_tokens // 16, CONFIG.micro_batch_tokens // 16)
     return engine, Optimizer(engine.parameters, CONFIG.optimizer, scales), batches
 
@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_to_the_bit(kind, tmp_path):
 def test_the_rate_of_every_b_is_higher_by_the_ratio():
     adapter = AdapterConfig(rank=2, rate_ratio=16)
     engine = place(adapt(build(MODEL, torch.Generator().manual_seed(0)), adapter))
-    scales = width_scales(engine, FinetuningConfig(adapter=adapter))
+    scales = width_scales(engine.model, FinetuningConfig(adapter=adapter))
     assert {scale for name, scale in scales.items() if name.endswith("lora_B")} == {16}
     assert {scale for name, scale in scales.items() if name.endswith("lora_A")} == {1}
     optimizer = Optimizer(engine.parameters, CONFIG.optimizer, scales)

@@ -117,11 +117,11 @@ def test_a_set_of_everything_measures_what_the_whole_stream_would(streams, token
     sums = []
     for name, (objective, rows) in sets.items():
         chunks = [objective.collate(rows)]
-        total, _, tokens = engine.evaluate(objective, chunks)
+        total, _, tokens = engine.evaluate(objective, ((chunk, True) for chunk in chunks))
         sums.append((total, tokens))
         assert measured(engine, objective, rows, 2).loss == pytest.approx(total / tokens), name
     whole = objective_for(config.objective, streams[1], 32, tokenizer, 0, model_config)
-    total, _, tokens = engine.evaluate(whole, [whole.collate(range(whole.num_rows))])
+    total, _, tokens = engine.evaluate(whole, [(whole.collate(range(whole.num_rows)), True)])
     assert tokens == sums[0][1] + sums[1][1] == streams[1].num_tokens
     assert total == pytest.approx(sums[0][0] + sums[1][0], rel=1e-5)
     ids = tokenizer.encode(Path(config.validation_sets[0].path).read_text().strip())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from preceptor.core.dealing import even_part
 from preceptor.core.seeds import KeyedPermutation, derive
 from preceptor.data.mixture import Mixture
 from preceptor.nn.inputs import Inputs
@@ -149,21 +150,27 @@ class Batches:
                     return None
         raise IndexError(f"there is no row {row}")
 
-    def at(self, step: int) -> list[Batch]:
-        """The micro-batches of a step."""
-        rows, size = self.rows(step), self.rows_per_microbatch
-        first = self.sizes.first(step)
+    def at(self, step: int, share: tuple[int, int] = (0, 1)) -> list[Batch]:
+        """The micro-batches of a step; or of one share of its rows, of so many.
+
+        Every share has as many micro-batches.
+
+        Raises:
+            ValueError: there are fewer rows than shares.
+        """
+        rows, first = self.rows(step), self.sizes.first(step)
         batches = [
-            self.objective.collate(
-                rows[start : start + size], range(first + start, first + min(start + size, len(rows)))
-            )
-            for start in range(0, len(rows), size)
+            self._microbatch(rows[start:end], step, start, first + start)
+            for start, end in microbatches_of(len(rows), self.rows_per_microbatch, share)
         ]
-        if self.noise is not None:
-            batches = [self.noise(batch, step, number * size) for number, batch in enumerate(batches)]
         if self.row_lengths is None:
             return batches
         return [cut(batch, self.row_lengths.at(step)) for batch in batches]
+
+    def _microbatch(self, rows: list[int], step: int, place: int, sample: int) -> Batch:
+        """Some rows of a step, which begin at a place in it and are drawn from that sample on."""
+        batch = self.objective.collate(rows, range(sample, sample + len(rows)))
+        return batch if self.noise is None else self.noise(batch, step, place)
 
     def rate_scale(self, step: int) -> float:
         """What the learning rate of a step is multiplied by for its size."""
@@ -172,6 +179,26 @@ class Batches:
     def epochs(self, steps: int) -> float:
         """How many times the data is seen in that many steps; with blended sources, on the average."""
         return self.sizes.first(steps) / self.objective.num_rows
+
+
+def microbatches_of(num_rows: int, most: int, share: tuple[int, int] = (0, 1)) -> list[tuple[int, int]]:
+    """First row and one past the last of each micro-batch of at most so many rows, in one of several shares.
+
+    Every share has as many micro-batches. Where shares are not alike, it may take one row more to make that so.
+
+    Raises:
+        ValueError: there are fewer rows than shares.
+    """
+    number, shares = share
+    if num_rows < shares:
+        raise ValueError(f"a step of {num_rows} rows cannot be dealt to {shares} processes")
+    if shares == 1:
+        return [(start, min(start + most, num_rows)) for start in range(0, num_rows, most)]
+    start, mine = even_part(num_rows, shares, number)
+    largest = even_part(num_rows, shares, 0)[1]
+    count = min(math.ceil(largest / most), num_rows // shares)
+    parts = (even_part(mine, count, each) for each in range(count))
+    return [(start + first, start + first + length) for first, length in parts]
 
 
 def cut(batch: Batch, length: int) -> Batch:

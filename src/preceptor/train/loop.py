@@ -69,7 +69,7 @@ def fit(
         found = _validated(config, state, at_end, average, validate, keep_best)
         record = _record(state, step, config.optimizer.learning_rate * factor, is_skipped, measures, found)
         state.curve.append(record.facts())
-        state.seconds += time.perf_counter() - measured
+        state.seconds = engine.mesh.of_first(state.seconds + time.perf_counter() - measured)
         for hook in hooks:
             hook(record, time.perf_counter() - started)
         if fault is not None:

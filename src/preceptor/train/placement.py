@@ -14,9 +14,11 @@ from preceptor.core.progress import say
 from preceptor.core.units import Duration, human_bytes
 from preceptor.models.config import ModelConfig
 from preceptor.models.interchange import architecture_of
+from preceptor.models.language_model import LanguageModel
 from preceptor.nn.float8 import has_float8, to_float8
 from preceptor.objectives.batch import Batches
 from preceptor.parallel.engine import Engine, chosen_device, place
+from preceptor.parallel.mesh import ALONE, Mesh
 from preceptor.train.activations import blocks_of
 from preceptor.train.optim import freeze
 from preceptor.train.run import TrainingConfig
@@ -85,14 +87,15 @@ def require_groups(config: TrainingConfig, model_config: ModelConfig) -> None:
     freeze(model, config.optimizer)
 
 
-def prepared(model: nn.Module, config: TrainingConfig, num_steps: int) -> Engine:
+def prepared(model: LanguageModel, config: TrainingConfig, num_steps: int, mesh: Mesh = ALONE) -> Engine:
     """The engine of a model that is to be trained for so many steps.
 
     Raises:
         ConfigError: this machine has not what the settings ask for.
     """
     require_machine(config)
-    engine = place(model, chosen_device(config.device), _DTYPES[config.precision.kind])
+    table = architecture_of(model.config).family.sharding if not mesh.is_alone else {}
+    engine = place(model, chosen_device(config.device), _DTYPES[config.precision.kind], mesh, table)
     if config.precision.kind == "float8":
         say(f"float8: {to_float8(blocks_of(model))} matrices of the hidden layers")
     pays = not config.memory.moves_activations and pays_to_compile(config, model, num_steps)

@@ -196,7 +196,7 @@ def pretraining_range_test(
     # All steps alike, so that losses differ by the rate and not by the size of the step.
     batches = replace(with_noise(order.batches, config, tokenizer), growth=None, row_lengths=None)
     engine = place(model)
-    optimizer = Optimizer(engine.parameters, config.optimizer, width_scales(engine, config))
+    optimizer = Optimizer(engine.parameters, config.optimizer, width_scales(model, config))
     return range_test(config, engine, optimizer, batches, sweep, stop=stop, note=note)
 
 
@@ -223,6 +223,6 @@ def finetuning_range_test(
     learner = make_learner(base, config, train, tokenizer, seed)
     objective = learner.read(train).objective
     engine = place(learner.model)
-    optimizer = Optimizer(engine.parameters, config.optimizer, width_scales(engine, config))
+    optimizer = Optimizer(engine.parameters, config.optimizer, width_scales(learner.model, config))
     batches = make_batches(objective, config, derive(seed, "finetuning"))
     return range_test(config, engine, optimizer, batches, sweep, stop=stop, note=note)

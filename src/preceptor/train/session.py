@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from preceptor.adapters.low_rank_targets import adapter_rate_scales
-from preceptor.core.errors import ConfigError, output_errors
+from preceptor.core.errors import ConfigError, Interrupted, output_errors
 from preceptor.core.progress import say
 from preceptor.core.seeds import derive
 from preceptor.models.initialisation import growth_of, learning_rate_scales
 from preceptor.models.language_model import LanguageModel
 from preceptor.objectives.batch import Batches, Objective
 from preceptor.parallel.engine import Engine
+from preceptor.parallel.mesh import ALONE, Mesh
 from preceptor.train.activations import saving_activations
 from preceptor.train.averaging import WeightAverage
 from preceptor.train.checkpoint import Checkpoints
@@ -26,7 +27,7 @@ from preceptor.train.run import FinetuningConfig, TrainingConfig
 from preceptor.train.state import StopRequest, TrainState, Validation
 from preceptor.train.validation_config import MEASURE, require_measures
 from preceptor.train.validation_sets import ValidationSet, drawn_rows
-from preceptor.train.watch import watch
+from preceptor.train.watch import step_flops_of, watch
 
 _STAGES = {"pretrain": "pretraining", "finetune": "finetuning"}
 _NO_SETS: Mapping[str, ValidationSet] = {}
@@ -60,6 +61,7 @@ def train_model(
     read_cost: Callable[[], Mapping[str, Any]],
     label: str,
     sets: Mapping[str, ValidationSet] = _NO_SETS,
+    mesh: Mesh = ALONE,
 ) -> TrainingResult:
     """The result of training a built model to its end, from its newest checkpoint where there is one.
 
@@ -69,10 +71,10 @@ def train_model(
         ConfigError: training is to stop by what is not measured.
     """
     require_measures(_STAGES.get(label, label), config.early_stopping.metric, (), sets)
-    engine = prepared(model, config, num_steps)
-    optimizer = Optimizer(
-        engine.parameters, config.optimizer, width_scales(engine, config), config.memory, checkpoints.folder
-    )
+    # These are of the whole model, of which only a part may be here in a moment.
+    scales, flops = width_scales(model, config), step_flops_of(model, batches)
+    engine = prepared(model, config, num_steps, mesh)
+    optimizer = Optimizer(engine.parameters, config.optimizer, scales, config.memory, checkpoints.folder)
     average = WeightAverage(config.averaging, engine.parameters)
     state = checkpoints.resume(engine, optimizer, average)
     resumed_cost = state.cost
@@ -84,7 +86,7 @@ def train_model(
     with (
         saving_activations(engine.model, config.memory, checkpoints.folder),
         checkpoints.written(),
-        watch(label, config, engine, batches, state, length, metrics, read_cost) as hooks,
+        watch(label, config, engine, batches, state, length, metrics, read_cost, flops) as hooks,
     ):
         if not config.micro_batch_tokens and not state.rows_per_microbatch:
             state.rows_per_microbatch = rows_that_fit(engine, batches)
@@ -98,12 +100,39 @@ def train_model(
             average=average,
             hooks=hooks,
             tell=EventLog(metrics.with_name(f"{metrics.stem}-events.jsonl"), label),
-            stop=stop,
+            stop=stop if mesh.is_alone else AgreedStop(stop, engine),
         )
     facts = _facts(state, batches)
     if config.early_stopping.patience:
         facts |= _best(state, checkpoints, engine, num_steps, label)
     return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost)
+
+
+class AgreedStop:
+    """A request to stop that all processes take in after the same step."""
+
+    def __init__(self, stop: StopRequest, engine: Engine) -> None:
+        self.engine = engine
+        engine.wish = lambda: stop.signal or 0
+
+    @property
+    def signal(self) -> int | None:
+        """The signal by which any of them was asked."""
+        return self.engine.asked_to_stop or None
+
+    @property
+    def requested(self) -> bool:
+        """Whether any of them was asked before the last step ended."""
+        return self.signal is not None
+
+    def check(self) -> None:
+        """Stop here if one was asked to.
+
+        Raises:
+            Interrupted: with the signal.
+        """
+        if self.signal is not None:
+            raise Interrupted(self.signal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,26 +173,27 @@ class _Saved:
 
 def measured(engine: Engine, validation: Objective, rows: Sequence[int], width: int) -> Validation:
     """What a model comes to on some rows, so many at a time."""
-    chunks = (validation.collate(rows[start : start + width]) for start in range(0, len(rows), width))
-    total, correct, tokens = engine.evaluate(validation, chunks)
+    dealt = engine.mesh.dealt([rows[start : start + width] for start in range(0, len(rows), width)])
+    batches = ((validation.collate(chunk), counts) for chunk, counts in dealt)
+    total, correct, tokens = engine.evaluate(validation, batches)
     return Validation(total / max(1, tokens), correct / max(1, tokens))
 
 
-def width_scales(engine: Engine, config: TrainingConfig) -> dict[str, float]:
+def width_scales(model: LanguageModel, config: TrainingConfig) -> dict[str, float]:
     """What the learning rate of each weight is multiplied by, for the width of the model and for its adapter.
 
     Raises:
         ConfigError: the optimizer's updates follow the size of gradients, for which these scales are not.
     """
-    if config.optimizer.kind == "sgd" and growth_of(engine.model.config) != 1:
+    if config.optimizer.kind == "sgd" and growth_of(model.config) != 1:
         raise ConfigError(
             "model.width_base carries over learning rates of optimizers that do not follow the size of gradients",
             path="pretraining.optimizer.kind",
             remedy="choose another optimizer than sgd, or leave out model.width_base",
         )
-    scales = learning_rate_scales(engine.model, "muon" if config.optimizer.kind == "muon" else "adamw")
+    scales = learning_rate_scales(model, "muon" if config.optimizer.kind == "muon" else "adamw")
     if isinstance(config, FinetuningConfig):
-        of_adapter = adapter_rate_scales(engine.model, config.adapter)
+        of_adapter = adapter_rate_scales(model, config.adapter)
         scales = {name: scale * of_adapter.get(name, 1.0) for name, scale in scales.items()}
     return scales
 

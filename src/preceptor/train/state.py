@@ -72,6 +72,11 @@ class StopRequest(Protocol):
     """Whether someone asked the run to stop."""
 
     @property
+    def signal(self) -> int | None:
+        """By which signal."""
+        ...
+
+    @property
     def requested(self) -> bool:
         """Whether to stop after this step."""
         ...

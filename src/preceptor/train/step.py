@@ -70,19 +70,22 @@ def take_gradients(
 def _summed(engine: Engine, batches: Batches, state: TrainState, stop: StopRequest, tell: Tell) -> StepSums:
     while True:
         # Dropout's numbers are a function of the step, so that resuming needs no state of a generator.
-        torch.manual_seed(derive(batches.seed, "dropout", state.step))
+        # Who reads other rows drops other elements.
+        part = engine.mesh.share[0]
+        torch.manual_seed(derive(batches.seed, "dropout", state.step, *([part] if part else [])))
         rows = state.rows_per_microbatch or batches.rows_per_microbatch
         try:
             sums = engine.forward_backward(
                 batches.objective,
-                replace(batches, rows_per_microbatch=rows).at(state.step),
+                replace(batches, rows_per_microbatch=rows).at(state.step, engine.mesh.share),
                 lambda: stop.requested,
             )
         except GivenUp:
             engine.clear_gradients()
             raise
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or rows == 1:
+            # Others are in the middle of a sum with this process, and would wait for it.
+            if not is_out_of_memory(error) or rows == 1 or not engine.mesh.is_alone:
                 raise
             reason = str(error).splitlines()[0]
         else:

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from preceptor.core.canonical import plain
 from preceptor.core.progress import Progress, say
 from preceptor.footprint.live import LiveMeter
 from preceptor.footprint.peak import reached_flops
 from preceptor.models.language_model import LanguageModel
-from preceptor.models.step_flops import step_flops
+from preceptor.models.step_flops import StepFlops, step_flops
 from preceptor.objectives.batch import Batches
 from preceptor.parallel.engine import Engine
 from preceptor.train.hooks import Board, MetricsLog, StepMeter, Watcher, Workload
@@ -30,6 +30,7 @@ def watch(
     length: Length,
     metrics: Path,
     read_cost: Callable[[], Mapping[str, Any]],
+    flops: StepFlops,
 ) -> Iterator[tuple[Hook, ...]]:
     """The hooks of a stage that goes on from ``state``, and is shown as ``label``; they are closed after the block.
 
@@ -44,7 +45,7 @@ def watch(
         latest = read_cost.latest.joules if isinstance(read_cost, LiveMeter) else 0.0
         return latest + spent if latest else None
 
-    workload = _workload(engine, batches)
+    workload = _workload(engine, batches, flops)
     with (
         read_cost if isinstance(read_cost, LiveMeter) else nullcontext(),
         Progress(label, total=length.steps or None, unit="steps") as progress,
@@ -55,15 +56,23 @@ def watch(
         yield (Watcher(meter, MetricsLog(metrics, state.step), trackers, board),)
 
 
-def _workload(engine: Engine, batches: Batches) -> Workload:
-    """What a step of these batches is, of which a row is looked at, and what the device could do."""
+def step_flops_of(model: LanguageModel, batches: Batches) -> StepFlops:
+    """The operations of a whole model for one row of these batches, forward and backward."""
+    return step_flops(model, *_row_tokens(batches))
+
+
+def _row_tokens(batches: Batches) -> tuple[int, int]:
+    """The tokens of a row, and those of its source."""
     inputs = batches.objective.collate([0]).inputs
-    source = 0 if inputs.source is None else inputs.source.tokens_BT.shape[1]
-    tokens = inputs.tokens_BT.shape[1]
+    return inputs.tokens_BT.shape[1], 0 if inputs.source is None else inputs.source.tokens_BT.shape[1]
+
+
+def _workload(engine: Engine, batches: Batches, flops: StepFlops) -> Workload:
+    """What a step of these batches is, a row of which takes so many operations, and what the device could do."""
     return Workload(
         rows=batches.sizes.rows,
-        row_tokens=tokens + source,
-        flops=step_flops(cast(LanguageModel, engine.model), tokens, source),
+        row_tokens=sum(_row_tokens(batches)),
+        flops=flops,
         peak_flops=_peak_flops(engine),
         device=engine.device,
     )

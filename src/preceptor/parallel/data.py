@@ -1,0 +1,104 @@
+"""Data parallel: rows dealt over processes, with whole copies of the weights or with sharded ones (FSDP2).
+
+Copies need nothing here: their gradients are summed by the engine once a step. Source: Rajbhandari et al. 2019, ZeRO,
+stage 3, and Zhao et al. 2023, PyTorch FSDP, for sharded ones.
+"""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from preceptor.core.dealing import chunk_part
+from preceptor.parallel.layout import Piece
+from preceptor.parallel.mesh import Mesh
+from preceptor.parallel.placed import Placed
+
+
+class _WholePass(nn.Module):
+    """One pass from batch to loss as the forward of a module, around which sharded weights are gathered."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, objective: Any, batch: Any) -> tuple[Tensor, Tensor, int]:
+        """The summed loss of a batch with its right predictions and supervised tokens."""
+        found = objective.loss(self.model, batch)
+        return found.total, found.correct, found.tokens
+
+
+def shard(placed: Placed, mesh: Mesh) -> Placed:
+    """A placed model whose weights, gradients and optimizer states are cut along their first dimension.
+
+    The weights of a layer are gathered when it runs; those outside all layers at the beginning of a pass.
+    """
+    passes = _ShardedPasses(placed.model, mesh)
+    weights = {name: _local(weight) for name, weight in passes.sharded.items()}
+    passes.weights = weights
+    return replace(
+        placed, weights=weights, pieces={name: _piece(placed.pieces[name], mesh) for name in weights}, passes=passes
+    )
+
+
+class _ShardedPasses:
+    """Passes through a model whose weights are gathered from shards, and its gradients summed into shards."""
+
+    weights: dict[str, nn.Parameter]
+    """The shards as everyone else sees them."""
+
+    def __init__(self, model: nn.Module, mesh: Mesh) -> None:
+        self.config, self.whole = mesh.config, _WholePass(model)
+        over = mesh.submesh("replicate", "shard") if mesh.sizes.replicate > 1 else mesh.submesh("shard")
+        gathered = torch.bfloat16 if self.config.gather_precision == "bfloat16" else None
+        policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32 if gathered else None)
+        for layer in _layers(model):
+            fully_shard(layer, mesh=over, reshard_after_forward=self.config.reshard_after_forward, mp_policy=policy)
+        self.root = fully_shard(self.whole, mesh=over, reshard_after_forward=False, mp_policy=policy)
+        # Losses are sums, so that gradients are too.
+        for module in self.whole.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+        self.sharded = dict(model.named_parameters())
+
+    def begin(self, is_last: bool) -> None:
+        """Gradients that are not yet summed are kept whole, so that they travel once a step."""
+        self.root.set_requires_gradient_sync(is_last or self.config.reduce_every_microbatch)
+        self.root.set_is_last_backward(is_last)
+
+    def loss(self, objective: Any, batch: Any) -> tuple[Tensor, Tensor, int]:
+        """The summed loss of a batch with its right predictions and supervised tokens."""
+        total, correct, tokens = self.whole(objective, batch)
+        return total, correct, tokens
+
+    def collect(self) -> None:
+        """Put the gradients of a step beside the weights."""
+        for name, weight in self.sharded.items():
+            if weight.grad is not None:
+                self.weights[name].grad = cast(DTensor, weight.grad).to_local()
+
+    def clear(self) -> None:
+        """Forget them where they were."""
+        for weight in self.sharded.values():
+            weight.grad = None
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of all stacks of a model."""
+    stacks = [each for name, each in model.named_modules() if name.split(".")[-1] == "layers"]
+    return [layer for stack in stacks if isinstance(stack, nn.ModuleList) for layer in stack]
+
+
+def _local(weight: nn.Parameter) -> nn.Parameter:
+    """This process's rows of a sharded weight as a plain tensor; it is the same memory."""
+    with torch.no_grad():
+        local = cast(DTensor, weight).to_local()
+    return nn.Parameter(local, requires_grad=weight.requires_grad)
+
+
+def _piece(piece: Piece, mesh: Mesh) -> Piece:
+    start, length = chunk_part(piece.lengths[0], mesh.sizes.shard, mesh.place.shard)
+    return piece.cut(0, start, length, "shard")

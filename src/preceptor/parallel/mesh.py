@@ -1,0 +1,180 @@
+"""The mesh: which process this is, which stand beside it along each axis, and what they tell each other."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from preceptor.parallel.mesh_config import AXES, MeshConfig, MeshSizes, sizes_of
+
+Thing = TypeVar("Thing")
+_ALONE = MeshSizes()
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """The processes of a run as one of them sees them. One process is a mesh too, which tells nobody anything."""
+
+    sizes: MeshSizes = _ALONE
+    rank: int = 0
+    config: MeshConfig = field(default_factory=MeshConfig)
+    devices: DeviceMesh | None = None
+    """PyTorch's view of it; None with one process."""
+    timeout_seconds: float = 300.0
+
+    @classmethod
+    def join(cls, config: MeshConfig, device_type: str = "cpu") -> "Mesh":
+        """The mesh of all processes that were started together; waits until all are there.
+
+        Under torchrun, or what else sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Without them, one process.
+
+        Raises:
+            ConfigError: the axes do not multiply to the number of processes.
+        """
+        world, rank = world_size(), int(os.environ.get("RANK", "0"))
+        sizes = sizes_of(config, world)
+        if world == 1:
+            return cls(sizes, 0, config, timeout_seconds=config.timeout_seconds)
+        if not dist.is_initialized():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
+                timeout=timedelta(seconds=config.timeout_seconds),
+            )
+        devices = init_device_mesh(device_type, tuple(getattr(sizes, axis) for axis in AXES), mesh_dim_names=AXES)
+        return cls(sizes, rank, config, devices, config.timeout_seconds)
+
+    @staticmethod
+    def leave() -> None:
+        """Say goodbye to the others, where there are any."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is one process only."""
+        return self.sizes.world == 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks for all."""
+        return self.rank == 0
+
+    @property
+    def place(self) -> MeshSizes:
+        """Where this process stands along each axis."""
+        return self.sizes.coordinates(self.rank)
+
+    @property
+    def coordinates(self) -> dict[str, int]:
+        """The same by axis."""
+        return asdict(self.place)
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which part of the rows of a step is this process's, of how many."""
+        return self.place.replicate * self.sizes.shard + self.place.shard, self.sizes.data
+
+    def dealt(self, things: Sequence[Thing]) -> list[tuple[Thing, bool]]:
+        """This process's share of some things, as many as every other has; and whether each counts or only fills up."""
+        number, shares = self.share
+        mine = [(thing, True) for thing in things[number::shares]]
+        most = -(-len(things) // shares)
+        return mine + [(things[0], False)] * (most - len(mine))
+
+    def group(self, axis: str) -> dist.ProcessGroup | None:
+        """The processes beside this one along an axis; None where it is alone there."""
+        if self.devices is None or getattr(self.sizes, axis) == 1:
+            return None
+        return self.devices.get_group(axis)
+
+    def submesh(self, *axes: str) -> DeviceMesh:
+        """The processes beside this one along some axes, as PyTorch sees them."""
+        assert self.devices is not None
+        return self.devices[axes]
+
+    def summed(self, numbers: Sequence[float], axis: str | None = None) -> list[float]:
+        """The sums of some numbers over all processes, or over those along an axis; the same bits everywhere."""
+        return self._reduced(numbers, dist.ReduceOp.SUM, axis)
+
+    def highest(self, numbers: Sequence[float], axis: str | None = None) -> list[float]:
+        """The highest of each number over all processes, or over those along an axis."""
+        return self._reduced(numbers, dist.ReduceOp.MAX, axis)
+
+    def of_first(self, number: float) -> float:
+        """The number that the first process has."""
+        return self.summed([number if self.is_first else 0.0])[0]
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if not self.is_alone:
+            dist.barrier()
+
+    def gathered(self, text: str) -> list[str]:
+        """What each process says, by rank."""
+        if self.is_alone:
+            return [text]
+        said = (
+            torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
+        )
+        lengths = [int(n) for n in self.summed([len(said) * (rank == self.rank) for rank in range(self.sizes.world)])]
+        heard = [torch.zeros(max(lengths), dtype=torch.uint8) for _ in lengths]
+        dist.all_gather(heard, torch.nn.functional.pad(said, (0, max(lengths) - len(said))))
+        return [bytes(each[:length].tolist()).decode() for each, length in zip(heard, lengths, strict=True)]
+
+    def _reduced(self, numbers: Sequence[float], how: dist.ReduceOp.RedOpType, axis: str | None) -> list[float]:
+        group = None if axis is None else self.group(axis)
+        if self.is_alone or (axis is not None and group is None):
+            return list(numbers)
+        # Sums stay exact to the last bits in float64, and all processes get the same of them.
+        told = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(told, how, group=group)
+        return [float(number) for number in told.tolist()]
+
+
+ALONE = Mesh()
+
+
+def world_size() -> int:
+    """How many processes were started together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def require_processes(config: MeshConfig) -> None:
+    """Refuse a mesh that does not fit the number of processes, before anything is started.
+
+    Raises:
+        ConfigError: names the nearest mesh that does.
+    """
+    started = world_size() if "WORLD_SIZE" in os.environ else config.processes
+    sizes_of(config, started)
+
+
+def all_reduce(tensors: Sequence[Tensor], group: dist.ProcessGroup | None, bucket_bytes: int = 1 << 25) -> None:
+    """Sum each tensor over a group in place; small ones travel together."""
+    if group is None:
+        return
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in [*tensors, None]:
+        if bucket and (tensor is None or size + tensor.nbytes > bucket_bytes or tensor.dtype != bucket[0].dtype):
+            _all_reduce_together(bucket, group)
+            bucket, size = [], 0
+        if tensor is not None:
+            bucket.append(tensor)
+            size += tensor.nbytes
+
+
+def _all_reduce_together(tensors: list[Tensor], group: dist.ProcessGroup) -> None:
+    if len(tensors) == 1 and tensors[0].is_contiguous():
+        dist.all_reduce(tensors[0], group=group)
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat, group=group)
+    for tensor, summed in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(summed.view_as(tensor))

@@ -1,0 +1,32 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from processes import Processes
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """Runs a scene of scenes.py in so many processes."""
+    found = Processes(Path(__file__).with_name("scenes.py"), tmp_path_factory.mktemp("answers"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process makes of the scene ``curve``, by what it is given."""
+    import scenes
+
+    known = {}
+
+    def run(**given):
+        key = repr(sorted(given.items()))
+        if key not in known:
+            known[key] = scenes.curve(**given)
+        return known[key]
+
+    return run

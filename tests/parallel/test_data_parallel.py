@@ -1,0 +1,31 @@
+import pytest
+import torch
+from processes import assembled
+
+LAYOUTS = {
+    "two copies": (2, {"replicate": 2}),
+    "four copies": (4, {}),
+    "two shards": (2, {"shard": 2}),
+    "two shards that stay": (2, {"shard": 2, "reshard_after_forward": False}),
+    "two shards, summed each time": (2, {"shard": 2, "reduce_every_microbatch": True}),
+    "four shards": (4, {"shard": 4}),
+    "two copies of two shards": (4, {"replicate": 2, "shard": 2}),
+}
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_deal_of_rows_gives_the_gradients_of_one_process(processes, alone, layout, tied):
+    world, mesh = LAYOUTS[layout]
+    given = {"steps": 3, "changes": {"tie_word_embeddings": tied}}
+    facts, gradients = alone(**given)
+    answers = processes.run("curve", world, mesh=mesh, **given)
+    for found, _ in answers:
+        assert found["losses"] == pytest.approx(facts["losses"], rel=1e-10)
+        assert found["norms"] == pytest.approx(facts["norms"], rel=1e-10)
+        assert (found["tokens"], found["correct"]) == (facts["tokens"], facts["correct"])
+        assert found["evaluated"] == pytest.approx(facts["evaluated"], rel=1e-10)
+    whole = assembled(answers)
+    assert whole.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(whole[name], gradient, rtol=1e-10, atol=1e-12)
