@@ -11,7 +11,7 @@ from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.answer import AnswerObjective, best_answer, with_answer
 from preceptor.objectives.classify import ClassifyObjective, balanced_weights, with_class
-from preceptor.objectives.labelled import Framing, Labelled
+from preceptor.objectives.labelled import Framing, LabelledDocument
 from preceptor.objectives.regress import RegressObjective, with_numbers
 from preceptor.objectives.tag import TagObjective, with_tags
 
@@ -172,7 +172,7 @@ def test_what_leaves_nothing_to_learn_is_refused():
     with pytest.raises(DataError, match="none of the 1 examples"):
         ClassifyObjective([with_class(framing, [3] * 50, 1)], "class", CONTEXT, framing)
     with pytest.raises(DataError):
-        TagObjective([Labelled([1, 2], [IGNORED, IGNORED])], "tag", CONTEXT, framing)
+        TagObjective([LabelledDocument([1, 2], [IGNORED, IGNORED])], "tag", CONTEXT, framing)
     with pytest.raises(ValueError, match="not in a text"):
         with_answer(framing, [3], [4, 5], (1, 2))
     with pytest.raises(ValueError, match="2 words and 1 tags"):

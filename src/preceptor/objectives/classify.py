@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batch, LossSum
-from preceptor.objectives.labelled import Framing, Labelled, LabelledObjective
+from preceptor.objectives.labelled import Framing, LabelledDocument, LabelledObjective
 
 
 class ClassifyObjective(LabelledObjective):
@@ -20,7 +20,7 @@ class ClassifyObjective(LabelledObjective):
 
     def __init__(
         self,
-        examples: Sequence[Labelled],
+        examples: Sequence[LabelledDocument],
         head: str,
         context_length: int,
         framing: Framing,
@@ -57,13 +57,13 @@ def balanced_weights(labels: Sequence[int], num_classes: int) -> list[float]:
 
 def with_class(
     framing: Framing, text: Sequence[int], label: int | Sequence[float], second: Sequence[int] | None = None
-) -> Labelled:
+) -> LabelledDocument:
     """A document, or a pair, with its class; with a row of 0 and 1 where it may have several."""
     tokens, types = framing.frame(text, second)
     labels = [IGNORED] * len(tokens)
     place = 0 if framing.speaks == "first" else len(tokens) - 1
     if isinstance(label, int):
         labels[place] = label
-        return Labelled(tokens, labels, types)
+        return LabelledDocument(tokens, labels, types)
     labels[place] = 0
-    return Labelled(tokens, labels, types, tuple(label))
+    return LabelledDocument(tokens, labels, types, tuple(label))

@@ -31,7 +31,7 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from preceptor.recipes.translation import Translator
-    from preceptor.train.finetune import Teacher
+    from preceptor.train.finetune import ProbabilityTeacher
     from preceptor.train.rate_finder import Note, RangeTest, RateSweep
     from preceptor.train.session import TrainingResult
 
@@ -291,7 +291,7 @@ class Pipeline(Stages):
 
         return self._stage("finetune", "adapter", settings, parents, make)
 
-    def _teacher(self) -> "Teacher | None":
+    def _teacher(self) -> "ProbabilityTeacher | None":
         """The larger model whose probabilities are learned, if one is named."""
         named = self.run.finetuning.distil.teacher
         if not named:

@@ -46,7 +46,7 @@ _PRODUCTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Teacher:
+class ProbabilityTeacher:
     """A model whose probabilities are learned, loaded when they are first wanted."""
 
     load: Callable[[], LanguageModel]
@@ -151,7 +151,7 @@ def finetune(
     metrics: Path,
     stop: StopRequest,
     read_cost: Callable[[], Mapping[str, Any]] = no_cost,
-    teacher: Teacher | None = None,
+    teacher: ProbabilityTeacher | None = None,
 ) -> TrainingResult:
     """The result of learning a task, whose files are then in ``draft``; goes on from the newest checkpoint.
 
@@ -187,7 +187,7 @@ def finetune(
 
 
 def _taught(
-    objective: TaskObjective, teacher: Teacher, config: FinetuningConfig, tokenizer: Tokenizer, folder: Path
+    objective: TaskObjective, teacher: ProbabilityTeacher, config: FinetuningConfig, tokenizer: Tokenizer, folder: Path
 ) -> Objective:
     """The objective, which also learns the probabilities of a teacher; they are kept in a folder."""
     if not isinstance(objective, InstructObjective | PairObjective):
