@@ -126,6 +126,37 @@ def test_the_probabilities_of_a_teacher_are_learned(bases, tmp_path):
     assert load_tuned(taught.checkpoint().path, second.path).config.family == "decoder"
 
 
+@pytest.mark.parametrize("setting", ["finetuning.class_weights=balanced", "finetuning.label_smoothing=0.2"])
+def test_the_loss_of_classes_is_that_of_the_recipe_while_training_and_plain_elsewhere(bases, tmp_path, setting):
+    rows = [{"text": f"the amber is fine {n}", "label": "rare" if n % 5 == 0 else "common"} for n in range(40)]
+    examples = tmp_path / "rows.jsonl"
+    examples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, facts = {}, {}
+    for name, more in (("plain", ()), ("set", (setting,))):
+        settings = ("finetuning.duration=1 steps", "finetuning.optimizer.learning_rate=1e-12", *more)
+        made = pipeline("classify", bases["encoder"], examples, tmp_path / name, *settings)
+        facts[name] = made.adapter().facts
+        (metrics,) = (made.out / "metrics").glob("finetune-????????????.jsonl")
+        first[name] = json.loads(metrics.read_text().splitlines()[0])
+    assert first["plain"]["loss"] != first["set"]["loss"]
+    assert first["plain"]["validation_loss"] == pytest.approx(first["set"]["validation_loss"], abs=1e-6)
+    assert "class_weights" not in facts["plain"]
+    if "balanced" in setting:
+        rare, common = (sum(row["label"] == name for row in rows) for name in ("rare", "common"))
+        common_weight, rare_weight = facts["set"]["class_weights"]
+        assert common_weight < 0.8 and rare_weight > 1.5 and rare < common
+
+
+def test_settings_of_classes_are_refused_for_another_task(bases, tmp_path):
+    for name, value in (("class_weights", "balanced"), ("label_smoothing", "0.1")):
+        examples = write_rows(tmp_path, "tag")
+        made = pipeline("tag", bases["encoder"], examples, tmp_path / name, f"finetuning.{name}={value}")
+        with pytest.raises(ConfigError, match=f"finetuning.{name} is for the task 'classify'"):
+            made.adapter()
+    with pytest.raises(ConfigError, match="label_smoothing must be at least 0"):
+        pipeline("tag", bases["encoder"], examples, tmp_path / "out", "finetuning.label_smoothing=1")
+
+
 def test_a_decoder_that_has_learned_classes_does_not_chat_but_its_base_does(bases, tmp_path):
     made = pipeline("classify", bases["decoder"], write_rows(tmp_path, "classify"), tmp_path / "out")
     made.adapter()

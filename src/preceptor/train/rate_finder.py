@@ -221,7 +221,7 @@ def finetuning_range_test(
     """
     keep_freed_memory()
     learner = make_learner(base, config, train, tokenizer, seed)
-    objective = learner.read(train).objective
+    objective = learner.learn(train).objective
     engine = place(learner.model)
     optimizer = Optimizer(engine.parameters, config.optimizer, width_scales(engine, config))
     batches = make_batches(objective, config, derive(seed, "finetuning"))
