@@ -17,7 +17,7 @@ from preceptor.nn.inputs import Inputs
 from preceptor.serve.beam_config import BeamConfig
 from preceptor.serve.chat import Responder
 from preceptor.serve.sampling import SamplingConfig
-from preceptor.serve.translate import sampled_targets, source_ids, stream_target, target_ids, write_targets
+from preceptor.serve.translate import sampled_targets, source_ids, stream_target, target_ids
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.training import train
 
@@ -167,16 +167,11 @@ def writer(tokenizer):
     return randomise(build(EncoderDecoderConfig(**fields), torch.Generator().manual_seed(2)))
 
 
-def test_texts_are_written_for_texts_and_long_sources_are_cut(writer, tokenizer):
-    writer.train()
-    texts = ["some words", "others " * 40, ""]
-    config = BeamConfig(beam_size=2, max_new_tokens=6)
-    found = write_targets(writer, texts, tokenizer, config)
-    assert found.num_cut == 1 and len(found.texts) == 3 and writer.training
-    assert found == write_targets(writer, texts, tokenizer, config)
-    ids, was_cut = source_ids(tokenizer, texts[1], LONGEST, prefix_ids=(7,))
-    assert was_cut and len(ids) == LONGEST and ids[0] == 7 and ids[-1] == tokenizer.end_of_text_id
-    assert source_ids(tokenizer, "some words", LONGEST) == ([*tokenizer.encode("some words"), ids[-1]], False)
+def test_long_sources_are_cut_behind_what_stands_in_front(tokenizer):
+    end = tokenizer.end_of_text_id
+    ids, was_cut = source_ids(tokenizer, "others " * 40, LONGEST, prefix_ids=(7,))
+    assert was_cut and len(ids) == LONGEST and ids[0] == 7 and ids[-1] == end
+    assert source_ids(tokenizer, "some words", LONGEST) == ([*tokenizer.encode("some words"), end], False)
 
 
 def test_a_responder_answers_with_an_encoder_decoder(writer, tokenizer):
@@ -184,7 +179,9 @@ def test_a_responder_answers_with_an_encoder_decoder(writer, tokenizer):
     responder = Responder(writer, tokenizer, SamplingConfig(temperature=0.0, max_new_tokens=6))
     asked = ["some words", "others"]
     answers = responder.answer_many(asked)
-    assert answers == write_targets(writer, asked, tokenizer, BeamConfig(max_new_tokens=6)).texts
+    sources = [[*tokenizer.encode(text), tokenizer.end_of_text_id] for text in asked]
+    targets = target_ids(writer, sources, BeamConfig(max_new_tokens=6), tokenizer.end_of_text_id)
+    assert answers == [tokenizer.decode(target).strip() for target in targets]
     assert answers == ["".join(responder.answer(question)).strip() for question in asked]
     assert responder.answer_many_in_plain_text(asked) == answers
     assert "".join(responder.continue_text(asked[0])).strip() == answers[0]

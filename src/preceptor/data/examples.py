@@ -25,7 +25,7 @@ from preceptor.data.example_types import (
 from preceptor.data.records import REMEDIES, FlawError
 from preceptor.data.source_config import ReadLimits
 
-__all__ = ["conversations", "example_set", "read_examples", "split_examples", "summary"]
+__all__ = ["conversations", "read_examples", "split_examples", "summary"]
 
 Of = TypeVar("Of", bound=TaskExample)
 _MAX_REJECTED_SHARE = 0.05
@@ -96,11 +96,6 @@ def read_examples(
             f"cannot be read: {error.strerror or error}", file=path, remedy="name a file of examples that can be read"
         ) from error
     return reading.finish()
-
-
-def example_set(examples: Sequence[AnyExample], task: Task, shape: str) -> ExampleSet:
-    """Examples that were made, as a set of their task."""
-    return ExampleSet(task=task, examples=examples, labels=_labels_of(examples), shape=shape)
 
 
 def _labels_of(examples: Sequence[AnyExample]) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Targets for sources: what an encoder-decoder writes. The source is read once; a cache keeps the target so far."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,39 +15,6 @@ from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 BATCH_SIZE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """The targets of sources, in order, and how many of the sources had to be cut to be read."""
-
-    texts: list[str]
-    num_cut: int
-
-
-def write_targets(
-    model: EncoderDecoder,
-    sources: Sequence[str],
-    tokenizer: Tokenizer,
-    config: BeamConfig | None = None,
-    *,
-    max_source_tokens: int | None = None,
-    prefix_ids: Sequence[int] = (),
-    batch_size: int = BATCH_SIZE,
-) -> Written:
-    """What the model writes for each source: the likeliest token each time, or the best target of a beam search.
-
-    A source is read as in training: ``prefix_ids``, its tokens, the end of text. One that is longer than
-    ``max_source_tokens`` (what the model can read, when left out) is cut at the end.
-    """
-    config = config or BeamConfig()
-    most = min(max_source_tokens or model.config.max_position_embeddings, model.config.max_position_embeddings)
-    framed = [source_ids(tokenizer, source, most, prefix_ids) for source in sources]
-    was_training = model.training
-    model.eval()
-    targets = target_ids(model, [ids for ids, _ in framed], config, tokenizer.end_of_text_id, batch_size)
-    model.train(was_training)
-    return Written([tokenizer.decode(target).strip() for target in targets], sum(is_cut for _, is_cut in framed))
 
 
 def source_ids(
