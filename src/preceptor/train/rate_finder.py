@@ -213,6 +213,8 @@ def finetuning_range_test(
 ) -> RangeTest:
     """The range test from the weights and in the order with which a fine-tuning of these settings starts.
 
+    A teacher is left out: asking it about every example would take longer than the test.
+
     Raises:
         ConfigError: a target names no layer of the model.
         DataError: no example leaves an answer to learn from.
