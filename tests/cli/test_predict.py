@@ -143,6 +143,18 @@ def test_a_model_that_writes_writes(runs, call, tmp_path, name, family, row):
     assert call("the amber is fine", "--out", out)[1].rstrip("\n") == said["text"]
 
 
+def test_beams_may_be_asked_of_a_model_that_is_there(runs, call):
+    out = runs("translate", "translate", "encoder_decoder", "generation.max_new_tokens=5")
+    texts = ("the amber is fine", "the birch is dull", "the cedar was bright")
+    plain, one, four = (parsed(call(*texts, "--out", out, "--json", *more)) for more in (
+        (), ("--beams", 1), ("--beams", 4)
+    ))  # fmt: skip
+    assert plain == one != four
+    for name, family, said in (("summarise", "decoder", "one beginning"), ("classify", "encoder", "writes nothing")):
+        code, _, err = call("a", "--beams", 2, "--out", runs(name, name, family, "generation.max_new_tokens=5"))
+        assert code and said in err and "To fix it" in err
+
+
 def test_what_cannot_be_asked_is_told_with_what_to_do(runs, call, tmp_path):
     out = runs("classify", "classify", "encoder")
     rows = tmp_path / "rows.jsonl"

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from tuning import make_decoder, make_encoder, make_encoder_decoder, pipeline, write_rows
@@ -12,6 +13,7 @@ from preceptor.recipes.report import write_report, write_run_file
 from preceptor.recipes.summary import summary
 from preceptor.recipes.task_evaluation import Asked, evaluate_task
 from preceptor.recipes.tuned import load_tuned, task_of
+from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 
@@ -84,7 +86,7 @@ def said_again(made, learned):
         train=train,
         held_out=held_out,
         context_length=learned.context_length,
-        max_new_tokens=made.run.evaluation.max_answer_tokens,
+        writing=SamplingConfig(temperature=0.0, max_new_tokens=made.run.evaluation.max_answer_tokens),
         num_questions=made.run.evaluation.num_questions,
         seed=made.run.seed,
     )
@@ -124,6 +126,33 @@ def test_the_probabilities_of_a_teacher_are_learned(bases, tmp_path):
     weights = [each.file("adapter_model.safetensors").read_bytes() for each in (first, second)]
     assert weights[0] != weights[1]
     assert load_tuned(taught.checkpoint().path, second.path).config.family == "decoder"
+
+
+def test_beams_of_the_recipe_write_what_is_judged(bases, tmp_path):
+    examples, written = write_rows(tmp_path, "translate"), {}
+    learned, half = None, ("finetuning.adapter.kind=full", "finetuning.duration=25 steps")
+    half += ("finetuning.optimizer.learning_rate=1e-2", "finetuning.validation_every_steps=100")
+    for name, more in (("one", ()), ("four", ("generation.beams=4", "generation.length_penalty=0.0"))):
+        made = pipeline("translate", bases["encoder_decoder"], examples, tmp_path / "out", *half, *more)
+        table = json.loads(made.evaluation().file("evaluation.json").read_text())["task"]
+        written[name] = {each["input"]: each["said"] for each in table["samples"]}
+        assert learned in (None, made.adapter().id), "how answers are written is no part of what is learned"
+        learned = made.adapter().id
+    assert written["one"].keys() == written["four"].keys() and written["one"] != written["four"]
+    write_run_file(made.run, made.out)
+    looking = load_responder(made.out)
+    config = replace(looking.sampling, max_new_tokens=made.run.evaluation.max_answer_tokens)
+    assert config.beams == 4
+    asked = list(written["four"])
+    assert replace(looking, sampling=config).answer_many(asked) == list(written["four"].values())
+    assert load_responder(made.out, temperature=0.5).sampling.beams == 1
+
+
+def test_beams_are_refused_for_a_model_that_has_one_beginning_at_a_time(bases, tmp_path):
+    examples = write_rows(tmp_path, "translate")
+    made = pipeline("translate", bases["decoder"], examples, tmp_path / "out", "generation.beams=2")
+    with pytest.raises(ConfigError, match="'decoder' follows one beginning"):
+        made.adapter()
 
 
 @pytest.mark.parametrize("setting", ["finetuning.class_weights=balanced", "finetuning.label_smoothing=0.2"])

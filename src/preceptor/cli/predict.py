@@ -30,10 +30,17 @@ _SHOWN_CHARACTERS = 70
 @click.option("--file", "file", type=click.Path(path_type=Path, allow_dash=True), help="Texts of a file; - is stdin.")
 @click.option("--second", help="The other side of a pair, for every TEXT.")
 @click.option("--question", default="", help="What is asked of every TEXT, where the model finds answers.")
+@click.option("--beams", type=click.IntRange(min=1), help="Beginnings of a text that are followed at once.")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each text.")
 @OUT_OPTION
 def predict(
-    texts: tuple[str, ...], file: Path | None, second: str | None, question: str, as_json: bool, out: Path
+    texts: tuple[str, ...],
+    file: Path | None,
+    second: str | None,
+    question: str,
+    beams: int | None,
+    as_json: bool,
+    out: Path,
 ) -> None:
     """Say what the newest fine-tuned model of a run makes of each TEXT, in the terms of its task.
 
@@ -50,7 +57,7 @@ def predict(
         )
     if any(not text.strip() for text in texts):
         raise ConfigError("a TEXT is empty", remedy="write the text in quotes")
-    predictor = load_predictor(out)
+    predictor = load_predictor(out, beams)
     asked = list(_asked(texts, file, second, question, predictor.learned.task, out))
     for each, said in zip(asked, predictor.predict(asked), strict=True):
         if as_json:

@@ -1,7 +1,7 @@
 """What a fine-tuned model says of texts that nobody has labelled."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from preceptor.recipes.folder import newest_model
 from preceptor.recipes.questions import Asked
 from preceptor.recipes.tuned import LearnedTask, load_tuned, task_of
 from preceptor.serve.chat import Responder, Writer
+from preceptor.serve.sampling import require_beams
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 _AT_ONCE = 64
@@ -65,11 +66,12 @@ class Predictor:
         return cast(HeadConfig, self.model.heads[HEAD].config)
 
 
-def load_predictor(out: Path) -> Predictor:
-    """The newest fine-tuned model in the folder of a run.
+def load_predictor(out: Path, beams: int | None = None) -> Predictor:
+    """The newest fine-tuned model in the folder of a run; with ``beams`` it follows so many, whatever the run says.
 
     Raises:
         ArtifactError: the folder holds none, or a damaged one.
+        ConfigError: beams are asked of a model that follows none.
     """
     if not out.is_dir():
         raise ArtifactError(f"{out} does not exist", remedy=f"train a model first: `preceptor run RECIPE --out {out}`")
@@ -82,9 +84,17 @@ def load_predictor(out: Path) -> Predictor:
         )
     learned, tokenizer = task_of(tuned.path), Tokenizer.load(base.path)
     model = load_tuned(base.path, tuned.path).eval()
-    writer = None
-    if learned.task not in _WAYS:
-        writer = Responder(cast(Writer, model), tokenizer, sampling_of(out, temperature=0.0))
+    if learned.task in _WAYS:
+        if beams is not None:
+            raise ConfigError(
+                f"the model has learned the task {learned.task!r}, in which it writes nothing",
+                remedy="leave --beams out",
+            )
+        return Predictor(model, tokenizer, learned, None)
+    sampling = sampling_of(out, temperature=0.0)
+    sampling = sampling if beams is None else replace(sampling, beams=beams)
+    require_beams(sampling, model.config.family)
+    writer = Responder(cast(Writer, model), tokenizer, sampling)
     return Predictor(model, tokenizer, learned, writer)
 
 
