@@ -46,7 +46,8 @@ def predict(
 
     A class comes with its probability; several may come where the model was taught so. An answer comes with the
     character at which it begins. FILE is a table (JSON, JSON lines, CSV, TSV, Parquet) with the columns of training,
-    without labels, or a text whose lines are asked one by one.
+    without labels, or a text whose lines are asked one by one; it is read bit by bit, so it may be larger than memory.
+    A row that cannot be read ends the command; what stands before it has been answered by then.
     """
     from preceptor.recipes.predict import load_predictor
 
@@ -58,12 +59,12 @@ def predict(
     if any(not text.strip() for text in texts):
         raise ConfigError("a TEXT is empty", remedy="write the text in quotes")
     predictor = load_predictor(out, beams)
-    asked = list(_asked(texts, file, second, question, predictor.learned.task, out))
-    for each, said in zip(asked, predictor.predict(asked), strict=True):
+    asked = _asked(texts, file, second, question, predictor.learned.task, out)
+    for each, said in predictor.predict(asked):
         if as_json:
             click.echo(json.dumps({"text": each.text, **said}, ensure_ascii=False))
         else:
-            click.echo(_line(said) if len(asked) == 1 else f"{_line(said)}\t{_short(each.text)}")
+            click.echo(_line(said) if len(texts) == 1 else f"{_line(said)}\t{_short(each.text)}")
         sys.stdout.flush()
 
 

@@ -1,13 +1,13 @@
 """What a fine-tuned model says of texts that nobody has labelled."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from preceptor.adapters.attach import virtual_ids
 from preceptor.core.artifact import Store
-from preceptor.core.errors import ArtifactError, ConfigError
+from preceptor.core.errors import ArtifactError, ConfigError, DataError
 from preceptor.data.example_types import AnswerExample, AnyExample, ClassExample, ExampleSet, NumberExample
 from preceptor.data.example_types import TaggedExample as Tagged
 from preceptor.evaluate.predictions import (
@@ -44,15 +44,16 @@ class Predictor:
     writer: Responder | None
     """What writes, where the task's answers are text."""
 
-    def predict(self, asked: Sequence[Asked]) -> Iterator[Said]:
-        """What the model says of each text, in order.
+    def predict(self, asked: Iterable[Asked]) -> Iterator[tuple[Asked, Said]]:
+        """Each text with what the model says of it, in order; few are read ahead, however many there are.
 
         Raises:
             ConfigError: a text lacks what the task needs, such as a question.
+            DataError: a text cannot be read; what stands before it has been said by then.
         """
         say = _WAYS.get(self.learned.task, _texts)
-        for first in range(0, len(asked), _AT_ONCE):
-            yield from say(self, asked[first : first + _AT_ONCE])
+        for some in _together(asked):
+            yield from zip(some, say(self, some), strict=True)
 
     def read(self, examples: Sequence[AnyExample]) -> Prepared:
         """Examples, whatever their labels, as the model reads them."""
@@ -64,6 +65,23 @@ class Predictor:
     def head(self) -> HeadConfig:
         """What the head says."""
         return cast(HeadConfig, self.model.heads[HEAD].config)
+
+
+def _together(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
+    """As many texts at a time as are read at once; where one cannot be read, those before it come first."""
+    waiting: list[Asked] = []
+    try:
+        for each in asked:
+            waiting.append(each)
+            if len(waiting) == _AT_ONCE:
+                yield waiting
+                waiting = []
+    except DataError:
+        if waiting:
+            yield waiting
+        raise
+    if waiting:
+        yield waiting
 
 
 def load_predictor(out: Path, beams: int | None = None) -> Predictor:
