@@ -30,7 +30,7 @@ _SHOWN_CHARACTERS = 70
 @click.option("--file", "file", type=click.Path(path_type=Path, allow_dash=True), help="Texts of a file; - is stdin.")
 @click.option("--second", help="The other side of a pair, for every TEXT.")
 @click.option("--question", default="", help="What is asked of every TEXT, where the model finds answers.")
-@click.option("--beams", type=click.IntRange(min=1), help="Beginnings of a text that are followed at once.")
+@click.option("--beams", type=click.IntRange(min=1), help="How many beginnings an encoder-decoder follows.")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each text.")
 @OUT_OPTION
 def predict(
