@@ -197,13 +197,15 @@ class Pipeline(Stages):
                     blending=self._blending(),
                     base=None if base is None else base.path,
                     reader=inputs.reader_of(self.run.data),
+                    mesh=self._mesh(self.run.pretraining.device),
                 )
             _take(result, draft)
             draft.notes["settings"] = settings
 
         checkpoint = self._stage("pretrain", "checkpoint", settings, parents, make)
         # Which step saw which document is found out once, now, and not when somebody asks.
-        Order.of(self.out, checkpoint)
+        if self.team.is_first:
+            Order.of(self.out, checkpoint)
         return checkpoint
 
     def _only_base(self) -> Artifact:
@@ -289,6 +291,7 @@ class Pipeline(Stages):
                     stop=self.stop,
                     read_cost=LiveMeter(meter),
                     teacher=teacher,
+                    mesh=self._mesh(self.run.finetuning.device),
                 )
             _take(result, draft)
 

@@ -26,6 +26,7 @@ from preceptor.objectives.pairs import PairObjective
 from preceptor.objectives.preference import preference_objective
 from preceptor.objectives.task import HEAD, Prepared, TaskObjective, head_of, prepare
 from preceptor.objectives.task_config import require_task
+from preceptor.parallel.mesh import ALONE, Mesh
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.blend import count_steps, make_batches
@@ -181,8 +182,11 @@ def finetune(
     stop: StopRequest,
     read_cost: Callable[[], Mapping[str, Any]] = no_cost,
     teacher: ProbabilityTeacher | None = None,
+    mesh: Mesh = ALONE,
 ) -> TrainingResult:
     """The result of learning a task, whose files are then in ``draft``; goes on from the newest checkpoint.
+
+    Of several processes all train, and the first one saves.
 
     Raises:
         DataError: no example, or none of a validation set, leaves anything to learn from.
@@ -194,7 +198,9 @@ def finetune(
     prepared, check = learner.learn(train), learner.read(held_out)
     objective: Objective = prepared.objective
     if teacher is not None:
-        objective = _taught(prepared.objective, teacher, config, tokenizer, checkpoints / "teacher")
+        # What the teacher thinks is written once, and read by all.
+        with mesh.team.first_goes_ahead("teacher", stop.check):
+            objective = _taught(prepared.objective, teacher, config, tokenizer, checkpoints / "teacher")
     batches = make_batches(objective, config, derive(seed, "finetuning"))
     result = train_model(
         config=config,
@@ -208,7 +214,10 @@ def finetune(
         read_cost=read_cost,
         label="finetune",
         sets=finetuning_sets(config, train.task, learner.read, seed),
+        mesh=mesh,
     )
+    if not mesh.is_first:
+        return result
     _save(learner, config, draft.path, base_id)
     _save_task(train, config, draft.path)
     save_curve(result.state, draft.path)

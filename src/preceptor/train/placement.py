@@ -133,7 +133,9 @@ def rows_that_fit(engine: Engine, batches: Batches) -> int:
     one = _bytes_kept(engine, batches, 1)
     two = _bytes_kept(engine, batches, 2) if batches.rows_per_step > 1 else 2 * one
     per_row, fixed = max(1, two - one), max(0, 2 * one - two)
-    free = free_memory(engine.device)
+    # All processes take the same: that of the one with the least memory left for it.
+    per_row, fixed, lacking = (int(n) for n in engine.mesh.highest([per_row, fixed, -free_memory(engine.device)]))
+    free = -lacking
     rows = batches.rows_per_step
     while rows > 1 and fixed + rows * per_row > _SHARE_OF_MEMORY * free:
         rows = (rows + 1) // 2

@@ -22,6 +22,7 @@ from preceptor.objectives.batch import Batches
 from preceptor.objectives.choice import objective_for
 from preceptor.objectives.noise import InputNoise
 from preceptor.objectives.spans import SpanObjective
+from preceptor.parallel.mesh import ALONE, Mesh
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
@@ -52,11 +53,12 @@ def pretrain(
     blending: Blending,
     base: Path | None = None,
     reader: Reader = _READER,
+    mesh: Mesh = ALONE,
 ) -> TrainingResult:
     """The result of training a model, whose files are then in ``draft``; goes on from the newest checkpoint.
 
     It starts from random weights, or from those of the model in the folder ``base``, which then is of
-    ``model_config``. ``reader`` reads the validation sets.
+    ``model_config``. ``reader`` reads the validation sets. Of several processes all train, and the first one saves.
 
     Raises:
         ConfigError: the context is longer than the model's, the streams have too little text, a file of word vectors
@@ -85,7 +87,10 @@ def pretrain(
         read_cost=read_cost,
         label="pretrain",
         sets=pretraining_sets(config, train, validation, tokenizer, seed, model_config, reader),
+        mesh=mesh,
     )
+    if not mesh.is_first:
+        return result
     save_model(model, draft.path, tokenizer.end_of_text_id)
     tokenizer.save(draft.path)
     save_curve(result.state, draft.path)
