@@ -60,7 +60,7 @@ class Mesh:
         for axis in AXES:
             # A group made for an axis would wait as long as PyTorch's default says.
             _set_pg_timeout(timeout, devices.get_group(axis))
-        return cls(sizes, rank, config, devices, config.timeout_seconds, team or Team())
+        return cls(sizes, rank, config, devices, config.timeout_seconds, team=team or Team())
 
     @staticmethod
     def leave() -> None:
