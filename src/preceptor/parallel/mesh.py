@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -31,6 +31,8 @@ class Mesh:
     devices: DeviceMesh | None = None
     """PyTorch's view of it; None with one process."""
     timeout_seconds: float = 300.0
+    everyone: dist.ProcessGroup | None = None
+    """All processes, where they are not to be spoken to by the group that all of them have anyway."""
     team: Team = field(default_factory=Team)
     """The same processes as they speak where one waits for another for long."""
 
@@ -59,13 +61,23 @@ class Mesh:
         for axis in AXES:
             # A group made for an axis would wait as long as PyTorch's default says.
             _set_pg_timeout(timeout, devices.get_group(axis))
-        return cls(sizes, rank, config, devices, config.timeout_seconds, team or Team())
+        return cls(sizes, rank, config, devices, config.timeout_seconds, team=team or Team())
 
     @staticmethod
     def leave() -> None:
         """Say goodbye to the others, where there are any."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def apart(self, timeout_seconds: float = 3600.0) -> "Mesh":
+        """The same processes with a group of their own, by which a thread can speak while another trains.
+
+        All processes must ask for it at the same place. It knows no axes, and waits long: disks may be slow.
+        """
+        if self.is_alone:
+            return self
+        longest = timedelta(seconds=max(timeout_seconds, self.timeout_seconds))
+        return replace(self, devices=None, everyone=dist.new_group(backend="gloo", timeout=longest))
 
     @property
     def is_alone(self) -> bool:
@@ -122,10 +134,14 @@ class Mesh:
         """The number that the first process has."""
         return self.summed([number if self.is_first else 0.0])[0]
 
+    def said_by_first(self, text: str) -> str:
+        """What the first process says."""
+        return self.gathered(text if self.is_first else "")[0]
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if not self.is_alone:
-            dist.barrier()
+            dist.barrier(self.everyone)
 
     def gathered(self, text: str) -> list[str]:
         """What each process says, by rank."""
@@ -135,12 +151,15 @@ class Mesh:
             torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
         )
         lengths = [int(n) for n in self.summed([len(said) * (rank == self.rank) for rank in range(self.sizes.world)])]
+        if not max(lengths):
+            return [""] * len(lengths)
         heard = [torch.zeros(max(lengths), dtype=torch.uint8) for _ in lengths]
-        dist.all_gather(heard, torch.nn.functional.pad(said, (0, max(lengths) - len(said))))
+        padded = torch.nn.functional.pad(said, (0, max(lengths) - len(said)))
+        dist.all_gather(heard, padded, group=self.everyone)
         return [bytes(each[:length].tolist()).decode() for each, length in zip(heard, lengths, strict=True)]
 
     def _reduced(self, numbers: Sequence[float], how: dist.ReduceOp.RedOpType, axis: str | None) -> list[float]:
-        group = None if axis is None else self.group(axis)
+        group = self.everyone if axis is None else self.group(axis)
         if self.is_alone or (axis is not None and group is None):
             return list(numbers)
         # Sums stay exact to the last bits in float64, and all processes get the same of them.

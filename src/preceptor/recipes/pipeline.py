@@ -25,13 +25,14 @@ from preceptor.recipes.run import Run
 from preceptor.recipes.seen import Order
 from preceptor.recipes.stages import Stages
 from preceptor.recipes.unfinished import deciding
+from preceptor.serve.sampling import require_beams
 from preceptor.tokenizer import stream, training
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from preceptor.recipes.translation import Translator
-    from preceptor.train.finetune import Teacher
+    from preceptor.train.finetune import ProbabilityTeacher
     from preceptor.train.rate_finder import Note, RangeTest, RateSweep
     from preceptor.train.session import TrainingResult
 
@@ -242,6 +243,8 @@ class Pipeline(Stages):
 
     def _require_examples(self) -> None:
         """Read files of examples, and see that the model can learn from them, before the long work and not after."""
+        if self.run.generation.beams > 1:
+            require_beams(self.run.generation, inputs.family_of(self.run))
         named = self.run.finetuning.examples
         if not named:
             return
@@ -294,7 +297,7 @@ class Pipeline(Stages):
 
         return self._stage("finetune", "adapter", settings, parents, make)
 
-    def _teacher(self) -> "Teacher | None":
+    def _teacher(self) -> "ProbabilityTeacher | None":
         """The larger model whose probabilities are learned, if one is named."""
         named = self.run.finetuning.distil.teacher
         if not named:
@@ -360,6 +363,8 @@ class Pipeline(Stages):
             "context_length": self.run.pretraining.context_length,
             "seed": self.run.seed,
         }
+        if self.run.generation.beams > 1:
+            settings["beams"] = [self.run.generation.beams, self.run.generation.length_penalty]
 
         def make(draft: Draft, meter: Meter) -> None:
             from preceptor.recipes.evaluation import evaluate

@@ -19,6 +19,7 @@ from preceptor.models.heads import HeadConfig, attach_head
 from preceptor.models.interchange import load_model, save_model
 from preceptor.models.language_model import LanguageModel
 from preceptor.objectives.batch import Objective
+from preceptor.objectives.classify import ClassifyObjective
 from preceptor.objectives.distil import distil_objective
 from preceptor.objectives.instruct import InstructObjective
 from preceptor.objectives.pairs import PairObjective
@@ -47,7 +48,7 @@ _PRODUCTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Teacher:
+class ProbabilityTeacher:
     """A model whose probabilities are learned, loaded when they are first wanted."""
 
     load: Callable[[], LanguageModel]
@@ -66,6 +67,19 @@ class Learner:
     tokenizer: Tokenizer
     config: FinetuningConfig
     base: Path
+
+    def learn(self, examples: ExampleSet) -> Prepared:
+        """Examples as the model learns from them: as it reads them, with the loss that the settings ask for.
+
+        Raises:
+            DataError: as ``read``.
+        """
+        prepared = self.read(examples)
+        if not isinstance(prepared.objective, ClassifyObjective):
+            return prepared
+        assert self.head is not None
+        weights, smoothing = self.config.class_weights, self.config.label_smoothing
+        return replace(prepared, objective=prepared.objective.learned_by(weights, smoothing, len(self.head.labels)))
 
     def read(self, examples: ExampleSet) -> Prepared:
         """Examples as the model reads them.
@@ -107,6 +121,7 @@ def make_learner(
     model = _base_model(base, config).train()
     resolve_model(model.config, config, tokenizer)
     require_task(examples.task, model.config.family)
+    _require_classes(config, examples.task)
     head = head_of(examples, getattr(model.config, "dropout", 0.0))
     if head is not None:
         attach_head(model, HEAD, head, torch.Generator().manual_seed(derive(seed, "head")))
@@ -121,6 +136,20 @@ def make_learner(
             remedy=f"set finetuning.context_length to {model.longest_document} or less, or num_virtual_tokens lower",
         )
     return Learner(model, examples.task, head, tokenizer, config, base)
+
+
+def _require_classes(config: FinetuningConfig, task: Task) -> None:
+    """Refuse settings of the loss of classes where no class is learned."""
+    for name, is_set in (
+        ("class_weights", config.class_weights != "none"),
+        ("label_smoothing", config.label_smoothing),
+    ):
+        if is_set and task != "classify":
+            raise ConfigError(
+                f"finetuning.{name} is for the task 'classify', and the examples are for the task {task!r}",
+                path=f"finetuning.{name}",
+                remedy=f"leave finetuning.{name} out",
+            )
 
 
 def _base_model(base: Path, config: FinetuningConfig) -> LanguageModel:
@@ -152,7 +181,7 @@ def finetune(
     metrics: Path,
     stop: StopRequest,
     read_cost: Callable[[], Mapping[str, Any]] = no_cost,
-    teacher: Teacher | None = None,
+    teacher: ProbabilityTeacher | None = None,
     mesh: Mesh = ALONE,
 ) -> TrainingResult:
     """The result of learning a task, whose files are then in ``draft``; goes on from the newest checkpoint.
@@ -166,7 +195,7 @@ def finetune(
     """
     keep_freed_memory()
     learner = make_learner(base, config, train, tokenizer, seed)
-    prepared, check = learner.read(train), learner.read(held_out)
+    prepared, check = learner.learn(train), learner.read(held_out)
     objective: Objective = prepared.objective
     if teacher is not None:
         # What the teacher thinks is written once, and read by all.
@@ -196,7 +225,7 @@ def finetune(
 
 
 def _taught(
-    objective: TaskObjective, teacher: Teacher, config: FinetuningConfig, tokenizer: Tokenizer, folder: Path
+    objective: TaskObjective, teacher: ProbabilityTeacher, config: FinetuningConfig, tokenizer: Tokenizer, folder: Path
 ) -> Objective:
     """The objective, which also learns the probabilities of a teacher; they are kept in a folder."""
     if not isinstance(objective, InstructObjective | PairObjective):
@@ -249,6 +278,8 @@ def _facts(model: LanguageModel, train: ExampleSet, prepared: Prepared, check: P
         "num_held_out_examples": len(set(check.owners)) - check.objective.num_too_long,
         "labels": list(train.labels),
     }
+    if isinstance(objective, ClassifyObjective) and objective.class_weights is not None:
+        facts["class_weights"] = [round(weight, 4) for weight in objective.class_weights.tolist()]
     if hasattr(objective, "num_supervised_tokens"):
         facts["num_supervised_tokens"] = objective.num_supervised_tokens
     return facts

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from preceptor.adapters.sharding import sharding_of
 from preceptor.core.errors import ConfigError
 from preceptor.core.progress import say
 from preceptor.core.units import Duration, human_bytes
@@ -94,7 +95,7 @@ def prepared(model: LanguageModel, config: TrainingConfig, num_steps: int, mesh:
         ConfigError: this machine has not what the settings ask for.
     """
     require_machine(config)
-    table = architecture_of(model.config).family.sharding if not mesh.is_alone else {}
+    table = sharding_of(model, architecture_of(model.config).family.sharding) if mesh.sizes.tensor > 1 else {}
     engine = place(model, chosen_device(config.device), _DTYPES[config.precision.kind], mesh, table)
     if config.precision.kind == "float8":
         say(f"float8: {to_float8(blocks_of(model))} matrices of the hidden layers")
