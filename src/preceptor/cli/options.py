@@ -103,7 +103,8 @@ def open_pipeline(
         try:
             yield pipeline
         except Exception as error:
-            if not isinstance(error, PreceptorError | MemoryError | BrokenPipeError | click.exceptions.Abort):
+            is_known = isinstance(error, PreceptorError | MemoryError | BrokenPipeError | click.exceptions.Abort)
+            if not is_known and not _is_loss(team, error):
                 _keep_traceback(error, out / "logs")
             raise
 
@@ -132,6 +133,13 @@ def _teamed(mesh: "MeshConfig", logs: Path) -> Iterator["Team"]:
                 raise loss from error
             raise
     team.leave()
+
+
+def _is_loss(team: "Team", error: Exception) -> bool:
+    """Whether an error says that other processes are lost, which is told with more than a traceback."""
+    from preceptor.parallel.failure import is_loss
+
+    return not team.is_alone and is_loss(error)
 
 
 def hand_over(words: tuple[str, ...], out: Path) -> None:

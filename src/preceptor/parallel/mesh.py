@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
@@ -52,10 +53,10 @@ class Mesh:
         if device_type == "cuda":
             torch.cuda.set_device(_own_gpu())
         if not dist.is_initialized():
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
-                timeout=timeout,
-            )
+            # A team has a store of its own start; what a restart finds in that of the environment may be of the dead.
+            store = None if team is None or team.is_alone else PrefixStore("mesh", team.store)
+            backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world)
         devices = init_device_mesh(device_type, tuple(getattr(sizes, axis) for axis in AXES), mesh_dim_names=AXES)
         for axis in AXES:
             # A group made for an axis would wait as long as PyTorch's default says.

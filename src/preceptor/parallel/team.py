@@ -18,6 +18,7 @@ _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_TO_BE_SEEN = 60.0
 """How long a network file system may take to show to one host what another has written."""
+_SECONDS_TO_COME = 60.0
 _SECONDS_TO_LEAVE = 30.0
 _FAILED = "failed"
 
@@ -67,15 +68,17 @@ class Team:
         from torch.distributed.rendezvous import rendezvous
 
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        seconds = max(timeout_seconds, _SECONDS_TO_COME)
         try:
-            store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout_seconds)))
+            store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
+            name = _agreed_name(store, rank, world, seconds)
         except RuntimeError as error:
             where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise LostError(
-                f"process {rank} of {world} waited {timeout_seconds:g} s at {where}, and not all others came: {error}",
+                f"process {rank} of {world} waited {seconds:g} s at {where}, and not all others came: {error}",
                 remedy="see that all hosts were started and reach that address, or raise mesh.timeout_seconds",
             ) from error
-        return cls(rank, world, PrefixStore("preceptor", store))
+        return cls(rank, world, PrefixStore(name, store))
 
     @property
     def is_alone(self) -> bool:
@@ -188,6 +191,42 @@ class Team:
         else:
             self.hear("end")
             self.tell(f"left/{self.rank}", "")
+
+
+def _agreed_name(store: Any, rank: int, world: int, seconds: float) -> str:
+    """A name that only the processes of this start know; a store may outlive them, with all that others told before.
+
+    Each says a word of its own until the first answers just that word, and the first one's until all repeat it.
+
+    Raises:
+        RuntimeError: not all have come in time.
+    """
+    own, name = secrets.token_hex(8), ""
+
+    def read(key: str) -> list[str]:
+        return str(store.get(key).decode()).split() if store.check([key]) else []
+
+    def is_answered() -> bool:
+        nonlocal name
+        answer = read(f"welcome/{rank}")
+        name = answer[1] if answer[:1] == [own] else ""
+        return bool(name)
+
+    def have_all_repeated() -> bool:
+        silent = [other for other in range(1, world) if read(f"repeated/{other}") != [own]]
+        for other in silent:
+            if (said := read(f"hello/{other}")) and read(f"welcome/{other}") != [*said, own]:
+                store.set(f"welcome/{other}", f"{said[0]} {own}")
+        return not silent
+
+    if rank:
+        store.set(f"hello/{rank}", own)
+        if until(is_answered, seconds):
+            store.set(f"repeated/{rank}", name)
+            return name
+    elif until(have_all_repeated, seconds):
+        return own
+    raise RuntimeError("time-out")
 
 
 def until(is_so: Callable[[], bool], seconds: float, check: Callable[[], None] = _never) -> bool:

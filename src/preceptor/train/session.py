@@ -166,19 +166,13 @@ class _Saved:
     read_cost: Callable[[], Mapping[str, Any]]
 
     def save(self, state: TrainState) -> None:
-        if not self.engine.mesh.is_first:
-            return
         state.cost = self.read_cost()
         self.checkpoints.save(self.engine, self.optimizer, state, self.average)
 
     def keep_best(self, state: TrainState) -> None:
-        if not self.engine.mesh.is_first:
-            return
         self.checkpoints.keep_best(self.engine, state.best_step)
 
     def go_back(self) -> TrainState | None:
-        self.checkpoints.finish()
-        self.engine.mesh.wait()
         return self.checkpoints.go_back(self.engine, self.optimizer, self.average)
 
 
@@ -248,8 +242,6 @@ def _best(state: TrainState, checkpoints: Checkpoints, engine: Engine, num_steps
     """The best validation, whose weights are then those of the model."""
     if state.step < num_steps:
         say(f"{label}: stopped at step {state.step} of {num_steps}, as validation was best at step {state.best_step}")
-    checkpoints.finish()
-    engine.mesh.wait()
     if state.best_step == state.step or not checkpoints.restore_best(engine, state.best_step):
         return {"best_step": state.best_step, "weights_of_step": state.step}
     best = next(record for record in state.curve if record["step"] == state.best_step)
