@@ -42,7 +42,7 @@ def split(placed: Placed, mesh: Mesh, table: Mapping[str, str]) -> Placed:
         ConfigError: the model cannot be cut into so many parts; names the nearest number that works.
     """
     roles = {name: role for name in placed.weights if (role := _role(name, table))}
-    require_splittable(placed.model, mesh, bool(roles))
+    require_splittable(placed.model, mesh, bool(_DIMENSIONS.keys() & roles.values()))
     circle = Circle.along(mesh, "tensor")
     vocabulary = [placed.weights[name] for name, role in roles.items() if role == "vocabulary"]
     whole_size = vocabulary[0].shape[0] if vocabulary else 0
@@ -237,4 +237,4 @@ def _share_vocabulary(model: nn.Module, roles: Mapping[int, str], share: _Share)
                 continue
             # An adapted embedding has a table of changes beside that of its base, which is cut in the same way.
             outer = model.get_submodule(name.removesuffix(".base_layer"))
-            outer.forward = partial(share.look_up, rows=outer.forward)  # type: ignore[method-assign]
+            outer.forward = partial(share.look_up, rows=outer.forward)
