@@ -128,12 +128,14 @@ class Scored(Documents):
 OBJECTIVES = {each.__name__: each for each in (Documents, Smooth, OneByOne, Scored)}
 
 
-def built(model, dtype="float64", adapter=None, twins=False, **changes):
+def built(model, dtype="float64", adapter=None, alike=None, **changes):
+    """A model and the table of its weights; ``alike`` are tokens that score 1 everywhere, where all others score 0."""
     config = replace(MODELS[model], **changes)
     family = architecture_of(config).family
     module, table = family.build(config, torch.Generator().manual_seed(0)), family.sharding
-    if twins:
-        module.output_weight_VD.data[20:] = module.output_weight_VD.data[:20]
+    if alike:
+        module.output_weight_VD.data.zero_()
+        module.output_bias_V.data[alike] = 1.0
     if adapter:
         adapt(module, AdapterConfig(**adapter), torch.Generator().manual_seed(1))
         table = sharding_of(module, table)

@@ -145,10 +145,10 @@ def test_every_adapter_is_that_of_one_process(processes, alone, name):
 
 
 def test_of_tokens_that_score_alike_the_first_counts_wherever_it_is(processes, alone):
-    """Tokens from 20 on have the weights of those before them."""
-    given = {"changes": {"twins": True, "tie_word_embeddings": False, "zero_init_outputs": False}, "rows": 16}
-    assert alone(**given, steps=1)[0]["correct"] > 0
-    check(processes, alone, TWO, **given, steps=1)
+    for alike in ([7, 25, 30], [25, 30]):
+        given = {"model": "encoder", "changes": {"alike": alike, "tie_word_embeddings": False}, "rows": 16, "steps": 1}
+        assert alone(**given)[0]["correct"] > 0
+        check(processes, alone, TWO, **given)
 
 
 def test_dropout_is_that_of_whole_rows_when_tokens_are_dealt(processes):
