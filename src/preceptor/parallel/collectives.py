@@ -128,34 +128,34 @@ class _SummedPart(torch.autograd.Function):
         return ctx.circle.joined(gradient, ctx.dim, ctx.length), None, None
 
 
-def _applied(function: type[torch.autograd.Function]) -> Callable[..., Tensor]:
+def _applied(function: type[torch.autograd.Function], *given: Any) -> Tensor:
     apply: Callable[..., Tensor] = function.apply
     if torch.compiler.is_compiling():
         # A compiled layer ends its graph where it speaks with others, and begins a new one after it.
-        return torch.compiler.disable(apply)  # type: ignore[no-any-return,no-untyped-call]
-    return apply
+        apply = torch.compiler.disable(apply)  # type: ignore[no-untyped-call]
+    return apply(*given)
 
 
 def entered(x: Tensor, circle: Circle) -> Tensor:
     """What all have, at the entrance of what each computes a part of: the gradients are summands, and are summed."""
-    return _applied(_Entered)(x, circle)
+    return _applied(_Entered, x, circle)
 
 
 def summed(x: Tensor, circle: Circle) -> Tensor:
     """The sum of all summands; the gradient of each summand is that of the sum."""
-    return _applied(_Summed)(x, circle)
+    return _applied(_Summed, x, circle)
 
 
 def own_part(x: Tensor, circle: Circle, dim: int) -> Tensor:
     """This process's part of what all have; the gradients of all parts are joined."""
-    return _applied(_Own)(x, circle, dim)
+    return _applied(_Own, x, circle, dim)
 
 
 def joined(x: Tensor, circle: Circle, dim: int, length: int, *, sums: bool) -> Tensor:
     """All parts, joined; ``sums`` says that the gradients of the whole are summands, and not the same everywhere."""
-    return _applied(_Joined)(x, circle, dim, length, sums)
+    return _applied(_Joined, x, circle, dim, length, sums)
 
 
 def summed_part(x: Tensor, circle: Circle, dim: int) -> Tensor:
     """This process's part of the sum of all summands; the gradients of all parts are joined."""
-    return _applied(_SummedPart)(x, circle, dim)
+    return _applied(_SummedPart, x, circle, dim)
