@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.adapters.attach import adapt, virtual_ids
 from preceptor.adapters.sharding import sharding_of
+from preceptor.core.errors import ConfigError
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.encoder_config import EncoderConfig
 from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
@@ -127,10 +128,14 @@ class Scored(Documents):
 OBJECTIVES = {each.__name__: each for each in (Documents, Smooth, OneByOne, Scored)}
 
 
-def built(model, dtype="float64", adapter=None, **changes):
+def built(model, dtype="float64", adapter=None, alike=None, **changes):
+    """A model and the table of its weights; ``alike`` are tokens that score 1 everywhere, where all others score 0."""
     config = replace(MODELS[model], **changes)
     family = architecture_of(config).family
     module, table = family.build(config, torch.Generator().manual_seed(0)), family.sharding
+    if alike:
+        module.output_weight_VD.data.zero_()
+        module.output_bias_V.data[alike] = 1.0
     if adapter:
         adapt(module, AdapterConfig(**adapter), torch.Generator().manual_seed(1))
         table = sharding_of(module, table)
@@ -158,6 +163,7 @@ def curve(
         piece["copies"] = sorted(piece["copies"])
     for step in range(steps):
         engine.clear_gradients()
+        torch.manual_seed(step)
         sums = engine.forward_backward(batches.objective, batches.at(step, joined.share))
         facts["norms"].append(engine.scale_and_clip(1 / sums.tokens, 1.0))
         facts["losses"].append(sums.total / sums.tokens)
@@ -170,3 +176,12 @@ def curve(
     chunks = [(batches.objective.collate(chunk), counts) for chunk, counts in held]
     facts["evaluated"] = engine.evaluate(batches.objective, chunks)
     return facts, {name: p.grad for name, p in engine.parameters.items() if p.grad is not None}
+
+
+def refused(**given):
+    """What the refusal of a layout says."""
+    try:
+        curve(**given)
+    except ConfigError as error:
+        return {"said": str(error), "remedy": error.remedy, "path": error.path}, {}
+    return {"said": "", "remedy": "", "path": ""}, {}

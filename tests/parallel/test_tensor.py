@@ -1,6 +1,14 @@
 import pytest
 import torch
 from processes import assembled
+from scenes import built
+
+from preceptor.core.errors import ConfigError
+from preceptor.models.foreign import FAMILY as FOREIGN
+from preceptor.nn.normal_float import NormalFloatLinear
+from preceptor.parallel.cutting import cut_up
+from preceptor.parallel.mesh import Mesh
+from preceptor.parallel.mesh_config import MeshConfig, sizes_of
 
 TWO, FOUR = (2, {"tensor": 2}), (4, {"tensor": 4})
 ALONG_TOKENS = (2, {"tensor": 2, "sequence_parallel": True})
@@ -134,3 +142,106 @@ def test_every_adapter_is_that_of_one_process(processes, alone, name):
     layout, given = ADAPTERS[name]
     room = {"max_position_embeddings": 24} if given["adapter"]["kind"] == "prefix" else {}
     check(processes, alone, layout, **given | {"changes": given.get("changes", {}) | room})
+
+
+def test_of_tokens_that_score_alike_the_first_counts_wherever_it_is(processes, alone):
+    for alike in ([7, 25, 30], [25, 30]):
+        given = {"model": "encoder", "changes": {"alike": alike, "tie_word_embeddings": False}, "rows": 16, "steps": 1}
+        assert alone(**given)[0]["correct"] > 0
+        check(processes, alone, TWO, **given)
+
+
+def test_dropout_is_that_of_whole_rows_when_tokens_are_dealt(processes):
+    given = {"steps": 2, "changes": {**GPT_2, "dropout": 0.3, "zero_init_outputs": False}}
+    whole = processes.run("curve", 2, mesh=TWO[1], **given)
+    dealt = processes.run("curve", 2, mesh=ALONG_TOKENS[1], **given)
+    for (found, _), (expected, _) in zip(dealt, whole, strict=True):
+        assert found["losses"] == pytest.approx(expected["losses"], rel=1e-10)
+        assert found["norms"] == pytest.approx(expected["norms"], rel=1e-10)
+    assert assembled(dealt).keys() == assembled(whole).keys()
+
+
+def cut(module, table, **axes):
+    """A model cut for the first process of a mesh, of which there are no others."""
+    config = MeshConfig(**axes)
+    return cut_up(module, Mesh(sizes_of(config, config.tensor), 0, config), table)
+
+
+def in_4_bits(module):
+    """The model with a layer that says that it is in 4 bits."""
+    module.model.layers[0].mlp.up_proj.__class__ = NormalFloatLinear
+    return module
+
+
+REFUSED = {
+    "too few heads": (
+        {"num_key_value_heads": 2},
+        {"tensor": 4},
+        r"4 parts do not divide num_key_value_heads \(2\)",
+        "tensor = 2",
+    ),
+    "uneven heads": (
+        {"num_attention_heads": 6, "num_key_value_heads": 6},
+        {"tensor": 4},
+        r"4 parts do not divide num_attention_heads \(6\)",
+        "tensor = 3",
+    ),
+    "uneven inside": (
+        {"intermediate_size": 23},
+        {"tensor": 2},
+        r"2 parts do not divide intermediate_size \(23\)",
+        "tensor = 1",
+    ),
+    "norms of all heads": ({"qk_norm": "width"}, {"tensor": 2}, "normalises all heads", "tensor = 1"),
+    "dropped layers": (
+        {"layer_drop": 0.1},
+        {"tensor": 2, "sequence_parallel": True},
+        "layer_drop",
+        "sequence_parallel = false",
+    ),
+    "two stacks": (
+        {"model": "encoder_decoder"},
+        {"tensor": 2, "sequence_parallel": True},
+        "more than one stream",
+        "sequence_parallel = false",
+    ),
+    "two streams": (
+        {"model": "two_stream"},
+        {"tensor": 2, "sequence_parallel": True},
+        "more than one stream",
+        "sequence_parallel = false",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_cut_is_refused_with_what_can(case):
+    changes, mesh, why, remedy = REFUSED[case]
+    module, table = built(**{"model": "decoder"} | changes)
+    before = {name: weight.shape for name, weight in module.named_parameters()}
+    with pytest.raises(ConfigError, match=why) as raised:
+        cut(module, table, **mesh)
+    assert remedy in raised.value.remedy
+    assert {name: weight.shape for name, weight in module.named_parameters()} == before
+
+
+def test_models_that_nobody_can_cut_are_refused():
+    module, table = built("decoder")
+    with pytest.raises(ConfigError, match="nothing says how"):
+        cut(module, FOREIGN.sharding, tensor=2)
+    with pytest.raises(ConfigError, match="4 bits"):
+        cut(in_4_bits(module), table, tensor=2)
+
+
+@pytest.mark.parametrize("target", ["o_proj", "embed_tokens"])
+def test_magnitudes_of_what_several_hold_are_refused(target):
+    adapter = {"kind": "lora", "magnitude": True, "target_modules": [target]}
+    with pytest.raises(ConfigError, match=f"{target} has magnitudes"):
+        built("decoder", adapter=adapter, tie_word_embeddings=False)
+
+
+def test_rows_that_are_not_parts_of_one_length_are_refused(processes):
+    changes = {"num_attention_heads": 3, "num_key_value_heads": 3}
+    mesh = {"tensor": 3, "sequence_parallel": True}
+    for facts, _ in processes.run("refused", 3, mesh=mesh, changes=changes):
+        assert "16 tokens are not 3 parts" in facts["said"] and facts["path"] == "mesh.sequence_parallel"

@@ -42,7 +42,7 @@ def split(placed: Placed, mesh: Mesh, table: Mapping[str, str]) -> Placed:
         ConfigError: the model cannot be cut into so many parts; names the nearest number that works.
     """
     roles = {name: role for name in placed.weights if (role := _role(name, table))}
-    require_splittable(placed.model, mesh, bool(roles))
+    require_splittable(placed.model, mesh, bool(_DIMENSIONS.keys() & roles.values()))
     circle = Circle.along(mesh, "tensor")
     vocabulary = [placed.weights[name] for name, role in roles.items() if role == "vocabulary"]
     whole_size = vocabulary[0].shape[0] if vocabulary else 0
@@ -53,9 +53,11 @@ def split(placed: Placed, mesh: Mesh, table: Mapping[str, str]) -> Placed:
             start, length = even_part(weight.shape[dim], circle.size, circle.place)
             weight.data = weight.data.narrow(dim, start, length).clone()
             pieces[name] = pieces[name].cut(dim, start, length, "tensor")
-    for name, buffer in placed.model.named_buffers():
+    for name, buffer in list(placed.model.named_buffers()):
         if _role(name, table) == "column":
-            buffer.data = circle.part(buffer.data, 0).clone()
+            # Others may hold the whole one too.
+            owner, _, own = name.rpartition(".")
+            setattr(placed.model.get_submodule(owner), own, circle.part(buffer, 0).clone())
     by_weight = {id(placed.weights[name]): role for name, role in roles.items()}
     inside = _join_layers(placed.model, by_weight, circle, along_tokens=mesh.config.sequence_parallel)
     if vocabulary:

@@ -28,7 +28,7 @@ def require_splittable(model: nn.Module, mesh: Mesh, has_roles: bool) -> None:
     for name, count in _counts(model).items():
         if count % tensor:
             nearest = next(n for n in range(tensor, 0, -1) if not any(each % n for each in _counts(model).values()))
-            raise _refused(f"mesh.tensor = {tensor} does not divide {name} ({count})", nearest)
+            raise _refused(f"{tensor} parts do not divide {name} ({count}) evenly", nearest)
     if any(isinstance(module, Attention) and module.shape.qk_norm == "width" for module in model.modules()):
         raise _refused('qk_norm = "width" normalises all heads of a token together', 1)
     if mesh.config.sequence_parallel:
