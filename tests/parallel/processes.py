@@ -101,9 +101,9 @@ def assembled(answers):
 
 
 def _scenes(path):
-    spec = importlib.util.spec_from_file_location("scenes", path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["scenes"] = module
+    sys.modules[path.stem] = module
     sys.path.insert(0, str(path.parent))
     spec.loader.exec_module(module)
     return module

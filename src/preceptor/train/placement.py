@@ -97,10 +97,10 @@ def prepared(model: LanguageModel, config: TrainingConfig, num_steps: int, mesh:
     table = architecture_of(model.config).family.sharding if not mesh.is_alone else {}
     engine = place(model, chosen_device(config.device), _DTYPES[config.precision.kind], mesh, table)
     if config.precision.kind == "float8":
-        say(f"float8: {to_float8(blocks_of(model))} matrices of the hidden layers")
+        say(f"float8: {to_float8(blocks_of(engine.model))} matrices of the hidden layers")
     pays = not config.memory.moves_activations and pays_to_compile(config, model, num_steps)
     if config.compile == "on" or (config.compile == "auto" and pays):
-        for layer in blocks_of(model):
+        for layer in blocks_of(engine.model):
             layer.compile()
     return engine
 
