@@ -146,6 +146,13 @@ def test_weights_that_need_their_gradients_at_once_are_refused(processes):
         assert "1f1b" in said["remedy"]
 
 
+def test_sharded_weights_that_several_stages_of_a_process_read_are_refused(processes):
+    for said, _ in processes.run("refusal", 4, model="t5", mesh=TWO | INTERLEAVED | {"shard": 2}):
+        assert "decoder.relative_bias.weight" in said["message"] or "encoder.relative_bias.weight" in said["message"]
+        assert said["path"] == "mesh.stages_per_process"
+        assert "mesh.shard = 1" in said["remedy"]
+
+
 def test_few_microbatches_are_told_once(processes):
     said = [facts["said"] for facts, _ in processes.run("told", 2, mesh=TWO)]
     assert said[1] == ""

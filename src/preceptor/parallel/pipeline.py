@@ -34,6 +34,7 @@ def stages(placed: Placed, mesh: Mesh) -> Placed:
     is_tied = bool(getattr(model.config, "tie_word_embeddings", False)) and output_matrix(model) is not None
     held_by = {name: holders(model, name, stage_of, is_tied=is_tied) for name in placed.weights}
     _require_trained(placed.weights, held_by, mesh)
+    _require_apart(held_by, mesh)
     mine = [chunk * processes + mesh.place.pipeline for chunk in range(chunks)]
     built = [stage(model, number, stage_of, {name for name, by in held_by.items() if number in by}) for number in mine]
     parts = nn.ModuleList(part for part, _ in built)
@@ -97,6 +98,17 @@ def _require_trained(weights: dict[str, nn.Parameter], held_by: dict[str, set[in
                 f"process {place} of the pipeline holds no weight that is trained",
                 path="mesh.pipeline",
                 remedy="set mesh.pipeline = 1, or train weights in every layer",
+            )
+
+
+def _require_apart(held_by: dict[str, set[int]], mesh: Mesh) -> None:
+    """Each stage gathers and lets go the weights that are sharded in it by itself."""
+    for name, numbers in held_by.items():
+        if mesh.sizes.shard > 1 and len(_places(numbers, mesh)) < len(numbers):
+            raise ConfigError(
+                f"several stages of one process read {name}, and sharded weights are gathered by one stage alone",
+                path="mesh.stages_per_process",
+                remedy='set mesh.schedule = "1f1b" and mesh.stages_per_process = 1, or mesh.shard = 1',
             )
 
 

@@ -137,6 +137,8 @@ def rows_that_fit(engine: Engine, batches: Batches) -> int:
     rows = batches.rows_per_step
     while rows > 1 and fixed + rows * per_row > _SHARE_OF_MEMORY * free:
         rows = (rows + 1) // 2
+    # Where several processes train together, all must take as many micro-batches.
+    rows = -int(engine.mesh.highest([-float(rows)])[0])
     say(
         f"micro-batches of {rows} of the {batches.rows_per_step} rows of a step: a row keeps {human_bytes(per_row)}, "
         f"and {human_bytes(free)} are free"
