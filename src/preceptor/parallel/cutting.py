@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from preceptor.parallel import data, tensor
+from preceptor.parallel import data, pipeline, tensor
 from preceptor.parallel.layout import Piece
 from preceptor.parallel.mesh import Mesh
 from preceptor.parallel.placed import OnePass, Placed
@@ -21,6 +21,8 @@ def cut_up(model: nn.Module, mesh: Mesh, table: Mapping[str, str]) -> Placed:
     weights = dict(model.named_parameters())
     pieces = {name: Piece.whole(weight.shape, copies) for name, weight in weights.items()}
     placed = Placed(model, weights, pieces, OnePass(model))
+    if mesh.sizes.pipeline > 1:
+        placed = pipeline.stages(placed, mesh)
     if mesh.sizes.tensor > 1:
         placed = tensor.split(placed, mesh, table)
     if mesh.sizes.shard > 1:

@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from preceptor.core.dealing import chunk_part
 from preceptor.parallel.layout import Piece
 from preceptor.parallel.mesh import Mesh
-from preceptor.parallel.placed import Placed
+from preceptor.parallel.placed import ChunkPasses, Placed, passed
 
 
 class _WholePass(nn.Module):
@@ -25,10 +25,9 @@ class _WholePass(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, objective: Any, batch: Any) -> tuple[Tensor, Tensor, int]:
+    def forward(self, objective: Any, batch: Any) -> tuple[Any, ...]:
         """The summed loss of a batch with its right predictions and supervised tokens."""
-        found = objective.loss(self.model, batch)
-        return found.total, found.correct, found.tokens
+        return passed(objective, self.model, batch)
 
 
 def shard(placed: Placed, mesh: Mesh) -> Placed:
@@ -36,12 +35,17 @@ def shard(placed: Placed, mesh: Mesh) -> Placed:
 
     The weights of a layer are gathered when it runs; those outside all layers at the beginning of a pass.
     """
-    passes = _ShardedPasses(placed.model, mesh)
-    weights = {name: _local(weight) for name, weight in passes.sharded.items()}
-    passes.weights = weights
-    return replace(
-        placed, weights=weights, pieces={name: _piece(placed.pieces[name], mesh) for name in weights}, passes=passes
-    )
+    parts = [_ShardedPasses(chunk, mesh) for chunk in placed.chunks]
+    sharded = {name: weight for part in parts for name, weight in part.sharded.items()}
+    weights = {name: _local(sharded[name]) for name in placed.weights}
+    for part in parts:
+        part.weights = weights
+    pieces = {name: _piece(placed.pieces[name], mesh) for name in weights}
+    if isinstance(placed.passes, ChunkPasses):
+        # Whoever runs the stages has these passes already.
+        placed.passes.parts[:] = parts
+        return replace(placed, weights=weights, pieces=pieces)
+    return replace(placed, weights=weights, pieces=pieces, passes=parts[0])
 
 
 class _ShardedPasses:
@@ -71,10 +75,9 @@ class _ShardedPasses:
         self.root.set_requires_gradient_sync(is_last or self.config.reduce_every_microbatch)
         self.root.set_is_last_backward(is_last)
 
-    def loss(self, objective: Any, batch: Any) -> tuple[Tensor, Tensor, int]:
+    def loss(self, objective: Any, batch: Any) -> tuple[Any, ...]:
         """The summed loss of a batch with its right predictions and supervised tokens."""
-        total, correct, tokens = self.whole(objective, batch)
-        return total, correct, tokens
+        return cast(tuple[Any, ...], self.whole(objective, batch))
 
     def collect(self) -> None:
         """Put the gradients of a step beside the weights."""
@@ -91,7 +94,9 @@ class _ShardedPasses:
 def _layers(model: nn.Module) -> list[nn.Module]:
     """The layers of all stacks of a model."""
     stacks = [each for name, each in model.named_modules() if name.split(".")[-1] == "layers"]
-    return [layer for stack in stacks if isinstance(stack, nn.ModuleList) for layer in stack]
+    layers = [layer for stack in stacks if isinstance(stack, nn.ModuleList) for layer in stack]
+    # Where the layers of another stage would be there is nothing to shard.
+    return [layer for layer in layers if any(True for _ in layer.parameters())]
 
 
 def _local(weight: nn.Parameter) -> nn.Parameter:

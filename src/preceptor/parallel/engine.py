@@ -106,7 +106,7 @@ class Engine:
             with self._computing():
                 loss, right, count = self.placed.passes.loss(objective, self._on_device(batch))
             scaled = loss if self.loss_scale == 1.0 else loss * self.loss_scale
-            scaled.backward()  # type: ignore[no-untyped-call]
+            scaled.backward()
             total, correct, tokens = total + loss.item(), correct + int(right), tokens + count
             if number == 0 and len(microbatches) > 1 and self.mesh.is_alone:
                 first_tokens, first_norm = tokens, self._norm()
@@ -116,16 +116,17 @@ class Engine:
         """Sum the gradients over the axes on which they are partial; where a weight has one anywhere, all have it."""
         if self.mesh.is_alone:
             return
-        for axis, names in self.placed.sums:
+        along = [(self.mesh.group(axis), names) for axis, names in self.placed.sums]
+        for group, names in [*self.placed.shared, *along]:
             trained = [name for name in names if name in self.parameters]
-            if not trained or self.mesh.group(axis) is None:
+            if not trained or group is None:
                 continue
-            has = self.mesh.highest([float(self.parameters[name].grad is not None) for name in trained], axis)
+            has = self.mesh.highest([float(self.parameters[name].grad is not None) for name in trained], group)
             held = [self.parameters[name] for name, is_there in zip(trained, has, strict=True) if is_there]
             for parameter in held:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            all_reduce([cast(Tensor, parameter.grad) for parameter in held], self.mesh.group(axis))
+            all_reduce([cast(Tensor, parameter.grad) for parameter in held], group)
 
     def _agreed(self, sums: StepSums, wish: int = 0) -> StepSums:
         """The sums over all processes; those that compute the same count once."""

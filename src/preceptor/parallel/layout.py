@@ -15,6 +15,8 @@ class Piece:
     lengths: tuple[int, ...]
     copies: frozenset[str] = frozenset()
     """The axes along which every process holds the same."""
+    is_counted: bool = True
+    """Whether this process counts it, where some places along an axis hold the same and others do not."""
 
     @classmethod
     def whole(cls, shape: Sequence[int], copies: frozenset[str] = frozenset()) -> "Piece":
@@ -61,4 +63,7 @@ class Piece:
 
 def owned(pieces: Mapping[str, Piece], coordinates: Mapping[str, int]) -> dict[str, bool]:
     """Whether each weight counts as this process's: of all that hold the same piece, the first one's it is."""
-    return {name: all(coordinates[axis] == 0 for axis in piece.copies) for name, piece in pieces.items()}
+    return {
+        name: piece.is_counted and all(coordinates[axis] == 0 for axis in piece.copies)
+        for name, piece in pieces.items()
+    }

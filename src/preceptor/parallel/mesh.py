@@ -1,7 +1,7 @@
 """The mesh: which process this is, which stand beside it along each axis, and what they tell each other."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
@@ -117,6 +117,20 @@ class Mesh:
             return None
         return self.devices.get_group(axis)
 
+    def group_among(self, axis: str, places: Collection[int]) -> dist.ProcessGroup | None:
+        """Those of the processes along an axis that stand at some places, where this is one of them.
+
+        Every process of the mesh must ask for it, and for all such groups in the same order.
+        """
+        lines: dict[tuple[int, ...], list[int]] = {}
+        for rank in range(self.sizes.world):
+            coordinates = asdict(self.sizes.coordinates(rank))
+            if coordinates.pop(axis) in places:
+                lines.setdefault(tuple(coordinates.values()), []).append(rank)
+        timeout = timedelta(seconds=self.timeout_seconds)
+        groups = [(ranks, dist.new_group(ranks, timeout=timeout)) for ranks in lines.values()]
+        return next((group for ranks, group in groups if self.rank in ranks), None)
+
     def submesh(self, *axes: str) -> DeviceMesh:
         """The processes beside this one along some axes, as PyTorch sees them."""
         assert self.devices is not None
@@ -126,8 +140,8 @@ class Mesh:
         """The sums of some numbers over all processes, or over those along an axis; the same bits everywhere."""
         return self._reduced(numbers, dist.ReduceOp.SUM, axis)
 
-    def highest(self, numbers: Sequence[float], axis: str | None = None) -> list[float]:
-        """The highest of each number over all processes, or over those along an axis."""
+    def highest(self, numbers: Sequence[float], axis: str | dist.ProcessGroup | None = None) -> list[float]:
+        """The highest of each number over all processes, or over those along an axis or of a group."""
         return self._reduced(numbers, dist.ReduceOp.MAX, axis)
 
     def of_first(self, number: float) -> float:
@@ -158,8 +172,10 @@ class Mesh:
         dist.all_gather(heard, padded, group=self.everyone)
         return [bytes(each[:length].tolist()).decode() for each, length in zip(heard, lengths, strict=True)]
 
-    def _reduced(self, numbers: Sequence[float], how: dist.ReduceOp.RedOpType, axis: str | None) -> list[float]:
-        group = self.everyone if axis is None else self.group(axis)
+    def _reduced(
+        self, numbers: Sequence[float], how: dist.ReduceOp.RedOpType, axis: str | dist.ProcessGroup | None
+    ) -> list[float]:
+        group = self.everyone if axis is None else self.group(axis) if isinstance(axis, str) else axis
         if self.is_alone or (axis is not None and group is None):
             return list(numbers)
         # Sums stay exact to the last bits in float64, and all processes get the same of them.

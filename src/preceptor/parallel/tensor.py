@@ -54,7 +54,8 @@ def split(placed: Placed, mesh: Mesh, table: Mapping[str, str]) -> Placed:
             weight.data = weight.data.narrow(dim, start, length).clone()
             pieces[name] = pieces[name].cut(dim, start, length, "tensor")
     for name, buffer in list(placed.model.named_buffers()):
-        if _role(name, table) == "column":
+        # A stage of a pipeline stands in a list of stages.
+        if _role(name.lstrip("0123456789."), table) == "column":
             # Others may hold the whole one too.
             owner, _, own = name.rpartition(".")
             setattr(placed.model.get_submodule(owner), own, circle.part(buffer, 0).clone())

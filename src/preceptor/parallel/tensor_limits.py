@@ -33,6 +33,8 @@ def require_splittable(model: nn.Module, mesh: Mesh, has_roles: bool) -> None:
         raise _refused('qk_norm = "width" normalises all heads of a token together', 1)
     if mesh.config.sequence_parallel:
         _require_tokens_apart(model)
+        if mesh.sizes.pipeline > 1:
+            raise sequence_refused("states travel whole from one stage of a pipeline to the next")
 
 
 def _counts(model: nn.Module) -> dict[str, int]:

@@ -29,7 +29,9 @@ _EXPENSIVE = frozenset(
 def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The blocks of a model of any family, those of the encoder first where there are two stacks."""
     stacks = [module for name, module in model.named_modules() if name.split(".")[-1] == "layers"]
-    return [block for stack in stacks if isinstance(stack, nn.ModuleList) for block in stack]
+    blocks = [block for stack in stacks if isinstance(stack, nn.ModuleList) for block in stack]
+    # Where the layers of another stage of a pipeline would be there is nothing to run.
+    return [block for block in blocks if any(True for _ in block.parameters())]
 
 
 @contextmanager

@@ -124,10 +124,10 @@ def prepared(model: LanguageModel, config: TrainingConfig, num_steps: int, mesh:
     table = sharding_of(model, architecture_of(model.config).family.sharding) if mesh.sizes.tensor > 1 else {}
     engine = place(model, chosen_device(config.device), _DTYPES[config.precision.kind], mesh, table)
     if config.precision.kind == "float8":
-        say(f"float8: {to_float8(blocks_of(model))} matrices of the hidden layers")
+        say(f"float8: {to_float8(blocks_of(engine.model))} matrices of the hidden layers")
     pays = not config.memory.moves_activations and pays_to_compile(config, model, num_steps)
     if config.compile == "on" or (config.compile == "auto" and pays):
-        for layer in blocks_of(model):
+        for layer in blocks_of(engine.model):
             layer.compile()
     return engine
 
@@ -166,6 +166,8 @@ def rows_that_fit(engine: Engine, batches: Batches) -> int:
     rows = batches.rows_per_step
     while rows > 1 and fixed + rows * per_row > _SHARE_OF_MEMORY * free:
         rows = (rows + 1) // 2
+    # Where several processes train together, all must take as many micro-batches.
+    rows = -int(engine.mesh.highest([-float(rows)])[0])
     say(
         f"micro-batches of {rows} of the {batches.rows_per_step} rows of a step: a row keeps {human_bytes(per_row)}, "
         f"and {human_bytes(free)} are free"
