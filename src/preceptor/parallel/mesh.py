@@ -69,7 +69,7 @@ class Mesh:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def apart(self, timeout_seconds: float = 3600.0) -> "Mesh":
+    def apart(self, timeout_seconds: float = 1800.0) -> "Mesh":
         """The same processes with a group of their own, by which a thread can speak while another trains.
 
         All processes must ask for it at the same place. It knows no axes, and waits long: disks may be slow.
