@@ -78,6 +78,7 @@ Examples
   preceptor model describe tiny                      what a recipe would train
   preceptor model describe mine.toml --vocab-size 32000
   preceptor model describe runs/default --json       what a run has trained, for programs
+  preceptor model describe llama-3-8b --mesh tensor=2,pipeline=4,shard=2    who would hold what
 """
 _ATTENTION_EPILOG = """\b
 Examples
@@ -104,8 +105,9 @@ def model() -> None:
 @click.argument("what")
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Another vocabulary than the one that is said there.")
 @click.option("--context-length", type=click.IntRange(min=1), help="Another context at which to count.")
+@click.option("--mesh", help="Which process of a mesh would hold what: tensor=2,shard=4. None is started.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def describe(what: str, vocab_size: int | None, context_length: int | None, as_json: bool) -> None:
+def describe(what: str, vocab_size: int | None, context_length: int | None, mesh: str | None, as_json: bool) -> None:
     """Count a model: its tensors, parameters, operations for a token and bytes.
 
     WHAT is a named size (as gpt2, llama-3-8b or roberta-base), the name of a recipe or its .toml file, a folder with a
@@ -116,7 +118,17 @@ def describe(what: str, vocab_size: int | None, context_length: int | None, as_j
     from preceptor.recipes.model_lookup import find_config
     from preceptor.recipes.model_table import print_description
 
-    described = count(find_config(what, vocab_size or 0), context_length or 0)
+    config = find_config(what, vocab_size or 0)
+    if mesh is not None:
+        from preceptor.recipes.mesh_table import describe_mesh, mesh_of, print_mesh
+
+        cut = describe_mesh(config, mesh_of(mesh))
+        if as_json:
+            click.echo(json.dumps(cut.to_json(), indent=2))
+        else:
+            print_mesh(cut, what)
+        return
+    described = count(config, context_length or 0)
     if as_json:
         click.echo(json.dumps(described.to_json(), indent=2))
     else:

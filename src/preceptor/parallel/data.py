@@ -4,6 +4,7 @@ Copies need nothing here: their gradients are summed by the engine once a step. 
 stage 3, and Zhao et al. 2023, PyTorch FSDP, for sharded ones.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -40,7 +41,7 @@ def shard(placed: Placed, mesh: Mesh) -> Placed:
     weights = {name: _local(sharded[name]) for name in placed.weights}
     for part in parts:
         part.weights = weights
-    pieces = {name: _piece(placed.pieces[name], mesh) for name in weights}
+    pieces = planned(placed.pieces, mesh)
     if isinstance(placed.passes, ChunkPasses):
         # Whoever runs the stages has these passes already.
         placed.passes.parts[:] = parts
@@ -106,6 +107,7 @@ def _local(weight: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(local, requires_grad=weight.requires_grad)
 
 
-def _piece(piece: Piece, mesh: Mesh) -> Piece:
-    start, length = chunk_part(piece.lengths[0], mesh.sizes.shard, mesh.place.shard)
-    return piece.cut(0, start, length, "shard")
+def planned(pieces: Mapping[str, Piece], mesh: Mesh) -> dict[str, Piece]:
+    """What is left of each piece when its rows are cut up once more; no other process is asked."""
+    sizes, place = mesh.sizes.shard, mesh.place.shard
+    return {name: each.cut(0, *chunk_part(each.lengths[0], sizes, place), "shard") for name, each in pieces.items()}

@@ -4,7 +4,9 @@ Every process collates every micro-batch itself, so that nothing but states, and
 They travel by way of host memory. Source: Huang et al. 2019, GPipe; for the orders see schedules.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,28 +30,59 @@ def stages(placed: Placed, mesh: Mesh) -> Placed:
     """
     model = placed.model
     assert isinstance(model, LanguageModel)
-    processes, chunks = mesh.sizes.pipeline, mesh.config.stages_per_process
-    stage_of = _stage_of(model, processes, chunks)
-    _require_whole_layers(model, mesh)
-    is_tied = bool(getattr(model.config, "tie_word_embeddings", False)) and output_matrix(model) is not None
-    held_by = {name: holders(model, name, stage_of, is_tied=is_tied) for name in placed.weights}
-    _require_trained(placed.weights, held_by, mesh)
-    _require_apart(held_by, mesh)
-    mine = [chunk * processes + mesh.place.pipeline for chunk in range(chunks)]
-    built = [stage(model, number, stage_of, {name for name, by in held_by.items() if number in by}) for number in mine]
+    deal, pieces = _dealt(model, mesh), planned(model, placed.pieces, mesh)
+    built = [stage(model, number, deal.stage_of, deal.weights_of(number)) for number in deal.mine]
     parts = nn.ModuleList(part for part, _ in built)
-    weights = {name: weight for name, weight in placed.weights.items() if held_by[name].intersection(mine)}
+    weights = {name: placed.weights[name] for name in pieces}
     _free(model, parts)
     passes = ChunkPasses([OnePass(part) for part, _ in built])
     return replace(
         placed,
         model=parts,
         weights=weights,
-        pieces={name: _piece(placed.pieces[name], held_by[name], mesh) for name in weights},
+        pieces=pieces,
         passes=passes,
         schedule=Runner(mesh, parts, [handover for _, handover in built], passes),
-        shared=_shared(held_by, mesh),
+        shared=_shared(deal.held_by, mesh),
     )
+
+
+def planned(model: LanguageModel, pieces: Mapping[str, Piece], mesh: Mesh) -> dict[str, Piece]:
+    """Of the pieces of a whole model those that a process's stages have; no other process is asked.
+
+    Raises:
+        ConfigError: the model cannot be cut into so many stages, or not at all.
+    """
+    deal = _dealt(model, mesh)
+    held = {name: by for name, by in deal.held_by.items() if by.intersection(deal.mine)}
+    return {name: _piece(pieces[name], by, mesh) for name, by in held.items()}
+
+
+class _Deal(NamedTuple):
+    """Which stages there are, and what is whose."""
+
+    stage_of: list[int]
+    """The stage of each layer."""
+    held_by: dict[str, set[int]]
+    """The stages that hold each weight."""
+    mine: list[int]
+    """The stages of this process."""
+
+    def weights_of(self, number: int) -> set[str]:
+        """The weights of a stage."""
+        return {name for name, by in self.held_by.items() if number in by}
+
+
+def _dealt(model: LanguageModel, mesh: Mesh) -> _Deal:
+    processes, chunks = mesh.sizes.pipeline, mesh.config.stages_per_process
+    stage_of = _stage_of(model, processes, chunks)
+    _require_whole_layers(model, mesh)
+    is_tied = bool(getattr(model.config, "tie_word_embeddings", False)) and output_matrix(model) is not None
+    weights = dict(model.named_parameters())
+    held_by = {name: holders(model, name, stage_of, is_tied=is_tied) for name in weights}
+    _require_trained(weights, held_by, mesh)
+    _require_apart(held_by, mesh)
+    return _Deal(stage_of, held_by, [chunk * processes + mesh.place.pipeline for chunk in range(chunks)])
 
 
 def _stage_of(model: LanguageModel, processes: int, chunks: int) -> list[int]:

@@ -23,6 +23,7 @@ from preceptor.nn.attention import Attention
 from preceptor.nn.layers import FeedForward
 from preceptor.nn.relative import RelativeAttention
 from preceptor.parallel.collectives import Circle, entered, joined, own_part, summed, summed_part
+from preceptor.parallel.layout import Piece
 from preceptor.parallel.mesh import Mesh
 from preceptor.parallel.placed import Placed
 from preceptor.parallel.tensor_limits import require_splittable, sequence_refused
@@ -46,13 +47,11 @@ def split(placed: Placed, mesh: Mesh, table: Mapping[str, str]) -> Placed:
     circle = Circle.along(mesh, "tensor")
     vocabulary = [placed.weights[name] for name, role in roles.items() if role == "vocabulary"]
     whole_size = vocabulary[0].shape[0] if vocabulary else 0
-    pieces = dict(placed.pieces)
-    for name, role in roles.items():
-        if role in _DIMENSIONS:
-            weight, dim = placed.weights[name], _DIMENSIONS[role]
-            start, length = even_part(weight.shape[dim], circle.size, circle.place)
-            weight.data = weight.data.narrow(dim, start, length).clone()
-            pieces[name] = pieces[name].cut(dim, start, length, "tensor")
+    pieces = planned(placed.pieces, mesh, table)
+    for name, weight in placed.weights.items():
+        before, now = placed.pieces[name], pieces[name]
+        if now != before:
+            weight.data = weight.data[before.within(now.overlap(before) or ())].clone()
     for name, buffer in list(placed.model.named_buffers()):
         # A stage of a pipeline stands in a list of stages.
         if _role(name.lstrip("0123456789."), table) == "column":
@@ -69,6 +68,16 @@ def split(placed: Placed, mesh: Mesh, table: Mapping[str, str]) -> Placed:
         if roles.get(name) == "partial" or (name not in roles and id(weight) in inside)
     )
     return replace(placed, pieces=pieces, sums=(*placed.sums, ("tensor", summands)))
+
+
+def planned(pieces: Mapping[str, Piece], mesh: Mesh, table: Mapping[str, str]) -> dict[str, Piece]:
+    """What is left of each piece when its layer is cut up as a table says; no other process is asked."""
+    found = dict(pieces)
+    for name, piece in pieces.items():
+        dim = _DIMENSIONS.get(_role(name, table) or "")
+        if dim is not None:
+            found[name] = piece.cut(dim, *even_part(piece.lengths[dim], mesh.sizes.tensor, mesh.place.tensor), "tensor")
+    return found
 
 
 def _role(name: str, table: Mapping[str, str]) -> str | None:

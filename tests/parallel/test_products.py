@@ -1,0 +1,61 @@
+"""Several axes at once, over twenty steps, in both precisions."""
+
+import pytest
+import torch
+from processes import assembled
+
+LAYOUTS = {
+    "copies": (2, {"replicate": 2}),
+    "shards": (2, {"shard": 2}),
+    "tensor": (2, {"tensor": 2}),
+    "tokens": (2, {"tensor": 2, "sequence_parallel": True}),
+    "pipeline": (2, {"pipeline": 2}),
+    "pipeline, zero-bubble": (2, {"pipeline": 2, "schedule": "zero-bubble"}),
+    "pipeline x tensor": (4, {"pipeline": 2, "tensor": 2}),
+    "interleaved pipeline x tensor": (
+        4,
+        {"pipeline": 2, "tensor": 2, "schedule": "interleaved", "stages_per_process": 2},
+    ),
+    "zero-bubble pipeline x tensor": (4, {"pipeline": 2, "tensor": 2, "schedule": "zero-bubble"}),
+    "pipeline x shards": (4, {"pipeline": 2, "shard": 2}),
+    "pipeline x copies": (4, {"pipeline": 2}),
+    "shards x tensor": (4, {"shard": 2, "tensor": 2}),
+    "copies x tensor": (4, {"replicate": 2, "tensor": 2}),
+    "pipeline x shards x tensor": (8, {"pipeline": 2, "shard": 2, "tensor": 2}),
+    "pipeline x copies x tensor": (8, {"pipeline": 2, "replicate": 2, "tensor": 2}),
+}
+TOLERANCES = {"float64": 1e-10, "float32": 1e-5}
+FAMILIES = {
+    "pipeline x tensor": (4, {"pipeline": 2, "tensor": 2}),
+    "shards x tensor": (4, {"shard": 2, "tensor": 2}),
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_twenty_steps_are_those_of_one_process(processes, alone, layout, dtype):
+    world, mesh = LAYOUTS[layout]
+    check(processes, alone, world, mesh, TOLERANCES[dtype], dtype=dtype, steps=20)
+
+
+@pytest.mark.parametrize("model", ["encoder", "encoder_decoder", "two_stream"])
+@pytest.mark.parametrize("layout", FAMILIES)
+def test_products_hold_for_every_family(processes, alone, layout, model):
+    world, mesh = FAMILIES[layout]
+    check(processes, alone, world, mesh, 1e-10, model=model, steps=3)
+
+
+def check(processes, alone, world, mesh, tolerance, **given):
+    facts, gradients = alone(**given)
+    answers = processes.run("curve", world, mesh=mesh, **given)
+    for found, _ in answers:
+        assert found["losses"] == pytest.approx(facts["losses"], rel=tolerance)
+        assert found["norms"] == pytest.approx(facts["norms"], rel=tolerance)
+        assert (found["tokens"], found["correct"]) == (facts["tokens"], facts["correct"])
+        assert found["evaluated"] == pytest.approx(facts["evaluated"], rel=tolerance)
+    whole = assembled(answers)
+    assert whole.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        # A gradient of float32 after twenty steps stands on all of them; it is compared with the largest of its weight.
+        close = tolerance * float(gradient.abs().max())
+        torch.testing.assert_close(whole[name], gradient, rtol=tolerance, atol=max(close, tolerance / 100))
