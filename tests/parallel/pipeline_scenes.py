@@ -145,7 +145,7 @@ def curve(
                         if parameter.grad is not None:
                             parameter.sub_(parameter.grad, alpha=0.5)
     facts["tokens"], facts["correct"] = sums.tokens, sums.correct
-    held = joined.dealt([list(range(start, start + 2)) for start in range(0, 10, 2)])
+    held = joined.dealt([list(range(start, start + 2)) for start in range(0, 20, 2)])
     chunks = [(batches.objective.collate(chunk), counts) for chunk, counts in held]
     facts["evaluated"] = engine.evaluate(batches.objective, chunks)
     facts["held"] = sum(parameter.numel() for parameter in module.parameters())
