@@ -10,14 +10,11 @@ Base bytes are those of the weights that are held while training; peak memory is
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from adapt_sides import instruct
+from adapt_sides import instruct, measured, say
 
 TOKENS_A_STEP = 512
 
@@ -63,17 +60,6 @@ def ours(arguments: argparse.Namespace, method: str) -> dict[str, Any]:
     }
 
 
-def measured(arguments: argparse.Namespace, base: Path, side: str, method: str) -> dict[str, Any]:
-    """The figures of a side, from a process of its own."""
-    command = [sys.executable, __file__, "--base", str(base), "--data", str(arguments.data)]
-    command += ["--steps", str(arguments.steps), "--side", side, "--methods", method]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1][:160]}
-    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return figures
-
-
 def in_their_layout(base: Path, folder: Path) -> Path:
     """The base as a folder that transformers reads."""
     from preceptor.models.interchange import save_model
@@ -102,9 +88,9 @@ def main() -> None:
             figures = ours(arguments, method)
         else:
             figures = instruct(arguments.base, arguments.data, method, arguments.steps, TOKENS_A_STEP)
-        figures["megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-        print(json.dumps(figures))
+        say(figures)
         return
+    shared = {"data": arguments.data, "steps": arguments.steps}
     print(
         f"{'way':7s}{'side':7s}{'first loss':>11s}{'last':>7s}{'s/step':>8s}{'base MB':>9s}{'trained':>11s}{'MB':>7s}"
     )
@@ -112,7 +98,7 @@ def main() -> None:
         base = in_their_layout(arguments.base, Path(folder))
         for method in arguments.methods:
             for side in ("ours", "peft"):
-                row = measured(arguments, base, side, method)
+                row = measured(__file__, base=base, side=side, methods=method, **shared)
                 if "error" in row:
                     print(f"{method:7s}{side:7s} failed: {row['error']}")
                     continue

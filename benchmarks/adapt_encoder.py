@@ -10,14 +10,11 @@ joules are those of the training alone; peak memory is the largest resident set 
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from adapt_sides import ALPHA, ENCODER_RATES, RANK, VIRTUAL_TOKENS, classify
+from adapt_sides import ALPHA, ENCODER_RATES, RANK, VIRTUAL_TOKENS, classify, measured, say
 
 SENTENCES_A_STEP = 32
 TOKENS_A_STEP = 1024
@@ -60,17 +57,6 @@ def ours(arguments: argparse.Namespace, method: str) -> dict[str, Any]:
     }
 
 
-def measured(arguments: argparse.Namespace, side: str, method: str) -> dict[str, Any]:
-    """The figures of a side, from a process of its own."""
-    command = [sys.executable, __file__, "--base", str(arguments.base), "--data", str(arguments.data)]
-    command += ["--epochs", str(arguments.epochs), "--side", side, "--methods", method]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1][:160]}
-    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return figures
-
-
 def main() -> None:
     """Print a row for each way and side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,13 +72,13 @@ def main() -> None:
             figures = ours(arguments, method)
         else:
             figures = classify(arguments.base, arguments.data, method, arguments.epochs, SENTENCES_A_STEP)
-        figures["megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-        print(json.dumps(figures))
+        say(figures)
         return
+    shared = {"data": arguments.data, "epochs": arguments.epochs}
     print(f"{'way':8s}{'side':8s}{'accuracy':>9s}{'trained':>12s}{'of':>12s}{'seconds':>9s}{'joules':>9s}{'MB':>7s}")
     for method in arguments.methods:
         for side in ("ours", "peft"):
-            row = measured(arguments, side, method)
+            row = measured(__file__, base=arguments.base, side=side, methods=method, **shared)
             if "error" in row:
                 print(f"{method:8s}{side:8s} failed: {row['error']}")
                 continue

@@ -1,11 +1,16 @@
 """The peers of benchmarks/adapt_encoder.py and benchmarks/adapt_decoder.py: transformers, peft, bitsandbytes, TRL.
 
-Each side is run in a process of its own, so that its peak of memory is its own.
+Each side is run in a process of its own, so that its peak of memory is its own: ``measured`` starts it, and the process
+itself prints what ``say`` is given.
 """
 
 import csv
 import json
+import resource
+import subprocess
+import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,21 @@ ENCODER_RATES = {"full": 5e-5, "lora": 1e-3, "prefix": 1e-2, "prompt": 1e-2}
 VIRTUAL_TOKENS = 20
 RANK, ALPHA = 16, 32
 EXAMPLES_A_STEP, NUM_EXAMPLES = 8, 4000
+
+
+def measured(script: str, **options: object) -> dict[str, Any]:
+    """The figures of a side, from a process of its own that runs a script with these options."""
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"error": (done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1][:160]}
+    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures
+
+
+def say(figures: Mapping[str, Any]) -> None:
+    """Print the figures of this process, with its largest resident set, for ``measured`` to read."""
+    print(json.dumps({**figures, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}))
 
 
 def sentences(path: Path) -> list[tuple[str, str]]:

@@ -91,7 +91,8 @@ class Side:
 
     def look(self) -> None:
         """Take the validation loss."""
-        chunks = (self.check.collate(self.rows[start : start + 16]) for start in range(0, len(self.rows), 16))
+        starts = range(0, len(self.rows), 16)
+        chunks = ((self.check.collate(self.rows[start : start + 16]), True) for start in starts)
         total, _, count = self.engine.evaluate(self.check, chunks)
         self.looks.append(Look(total / count, self.step, self.tokens, self.seconds, self.cpu_seconds))
 

@@ -13,6 +13,7 @@ from virtual_token_samples import (
     PROMPT,
     START,
     VOCAB_SIZE,
+    adapted,
     built,
     in_front,
     next_tokens,
@@ -42,10 +43,6 @@ LENGTHS = (7, 5, 8)
 @pytest.fixture(params=[PREFIX, MADE, PROMPT], ids=["prefix", "made prefix", "prompt"])
 def config(request):
     return request.param
-
-
-def adapted(name, config):
-    return adapt(built(name), config, torch.Generator().manual_seed(3))
 
 
 def texts(seed=5):

@@ -5,10 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch.nn import functional as F
 from virtual_token_samples import (
     DECODERS,
-    ENCODERS,
     MADE,
     NUM_TOKENS,
     PAIRS,
@@ -17,14 +15,18 @@ from virtual_token_samples import (
     START,
     TOLERANCE,
     VOCAB_SIZE,
+    adapted,
     built,
     in_front,
     inputs_of,
     next_tokens,
+    our_loss,
     our_states,
     peft_of,
+    peft_task,
     saved,
     their_base,
+    their_loss,
     their_states,
     tokens,
 )
@@ -36,7 +38,6 @@ from preceptor.adapters.attach import adapt, load_adapter, merge, save_adapter, 
 from preceptor.core.errors import ArtifactError, ConfigError, MismatchError
 from preceptor.models.heads import HeadConfig, attach_head, head_scores
 from preceptor.models.interchange import load_model
-from preceptor.models.two_stream import TwoStreamConfig, build
 from preceptor.nn.attention import recorded_attention
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
@@ -47,30 +48,9 @@ READ_BY_PEFT = [*DECODERS, "bert", "roberta", *PAIRS]
 """transformers' DistilBERT and ModernBERT take no keys and values from outside, so peft has no prefix for them."""
 
 
-def adapted(name, config=PREFIX, folder=None):
-    model = built(name)
-    if folder is not None:
-        saved(model, folder)
-    adapt(model, config, torch.Generator().manual_seed(3))
-    if folder is not None:
-        save_adapter(model, config, folder / "adapter", "a-base")
-    return model
-
-
 @pytest.fixture(params=READ_BY_PEFT)
 def name(request):
     return request.param
-
-
-def their_loss(states, name, labels):
-    return states.square().mean() if name in ENCODERS else F.cross_entropy(states.flatten(0, 1), labels.flatten())
-
-
-def our_loss(model, name, inputs, labels):
-    if name in ENCODERS:
-        return model.hidden(inputs).square().mean()
-    total, _, count = model.loss_sum(inputs, labels)
-    return total / count
 
 
 def gradients_of(model):
@@ -81,12 +61,12 @@ def gradients_of(model):
 
 
 def test_peft_reads_what_we_save_and_gives_the_same_states_loss_and_gradients(name, tmp_path):
-    ours = adapted(name, folder=tmp_path)
+    ours = adapted(name, PREFIX, tmp_path)
     theirs = peft_of(name, tmp_path)
     ids, labels = tokens(), next_tokens(tokens())
     given, expected = our_states(name, ours, inputs_of(name, ids)), their_states(name, theirs, ids)
     torch.testing.assert_close(given, expected, **TOLERANCE)
-    loss, their = our_loss(ours, name, inputs_of(name, ids), labels), their_loss(expected, name, labels)
+    loss, their = our_loss(name, ours, inputs_of(name, ids), labels), their_loss(name, expected, labels)
     torch.testing.assert_close(loss, their, **TOLERANCE)
     loss.backward()
     their.backward()
@@ -107,13 +87,12 @@ def projected(name, folder):
     ours = built(name)
     saved(ours, folder)
     base = their_base(name, folder)
-    task = "SEQ_2_SEQ_LM" if name in PAIRS else "FEATURE_EXTRACTION" if name in ENCODERS else "CAUSAL_LM"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from peft import PrefixTuningConfig, get_peft_model
 
         config = PrefixTuningConfig(
-            task_type=task, num_virtual_tokens=NUM_TOKENS, prefix_projection=True, encoder_hidden_size=20
+            task_type=peft_task(name), num_virtual_tokens=NUM_TOKENS, prefix_projection=True, encoder_hidden_size=20
         )
         theirs = get_peft_model(base, config).eval()
     adapt(ours, MADE, torch.Generator().manual_seed(3))
@@ -135,8 +114,8 @@ def test_a_prefix_made_by_a_network_is_pefts_and_is_saved_without_the_network(na
     ids, labels = tokens(), next_tokens(tokens())
     expected = their_states(name, theirs, ids)
     torch.testing.assert_close(our_states(name, ours, inputs_of(name, ids)), expected, **TOLERANCE)
-    our_loss(ours, name, inputs_of(name, ids), labels).backward()
-    their_loss(expected, name, labels).backward()
+    our_loss(name, ours, inputs_of(name, ids), labels).backward()
+    their_loss(name, expected, labels).backward()
     torch.testing.assert_close(ours.prefix_network.embedding_PW.grad, network.embedding.weight.grad, **TOLERANCE)
     torch.testing.assert_close(ours.prefix_network.inner.weight.grad, network.transform[0].weight.grad, **TOLERANCE)
     outputs = [attention.prefix.output.weight.grad for attention in prefix._attentions(ours)]
@@ -154,13 +133,14 @@ def test_we_read_what_peft_saves(name, projection, tmp_path):
     """With four layers peft gives the decoder's last two layers the prefixes of the first two; so do we then."""
     saved(built(name), tmp_path)
     base = their_base(name, tmp_path)
-    task = "SEQ_2_SEQ_LM" if name in PAIRS else "FEATURE_EXTRACTION" if name in ENCODERS else "CAUSAL_LM"
     torch.manual_seed(4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from peft import PrefixTuningConfig, get_peft_model
 
-        config = PrefixTuningConfig(task_type=task, num_virtual_tokens=NUM_TOKENS, prefix_projection=projection)
+        config = PrefixTuningConfig(
+            task_type=peft_task(name), num_virtual_tokens=NUM_TOKENS, prefix_projection=projection
+        )
         if name.startswith("t5"):  # Its heads do not fill the width, which peft does not know.
             config.token_dim, config.num_attention_heads = 24, 4
         theirs = get_peft_model(base, config).eval()
@@ -171,18 +151,21 @@ def test_we_read_what_peft_saves(name, projection, tmp_path):
     torch.testing.assert_close(given, expected.detach(), **TOLERANCE)
 
 
-def test_modernbert_against_transformers_with_attention_that_knows_a_prefix(tmp_path):
-    """peft has no prefix for ModernBERT, so transformers' model is given an attention that puts it in front."""
-    ours = adapted("modernbert", folder=tmp_path)
-    pairs, window = prefix.keys_and_values(ours), ours.config.sliding_window
+@pytest.mark.parametrize("name", ["modernbert", "distilbert"])
+def test_encoders_that_peft_has_no_prefix_for(name, tmp_path):
+    """transformers' model is given an attention that puts the prefix in front."""
+    ours = adapted(name, PREFIX, tmp_path)
+    pairs = prefix.keys_and_values(ours)
     places = torch.arange(NUM_TOKENS + 15)
-    near = (places[NUM_TOKENS:, None] - places).abs() <= window
+    near = (places[NUM_TOKENS:, None] - places).abs() <= ours.config.sliding_window
+    layers = {}
 
     def attention(module, queries, keys, values, mask, scaling=None, **_):
-        in_front = [each.transpose(0, 1).expand(len(keys), -1, -1, -1) for each in pairs[module.layer_idx]]
+        layer = layers[module]
+        in_front = [each.transpose(0, 1).expand(len(keys), -1, -1, -1) for each in pairs[layer]]
         keys, values = torch.cat((in_front[0], keys), dim=2), torch.cat((in_front[1], values), dim=2)
         scores = queries @ keys.transpose(2, 3) * (queries.shape[-1] ** -0.5)
-        if ours.config.window_of(module.layer_idx):
+        if ours.config.window_of(layer):
             scores = scores.masked_fill(~near, float("-inf"))
         weights = scores.softmax(-1)
         return (weights @ values).transpose(1, 2), weights
@@ -192,15 +175,18 @@ def test_modernbert_against_transformers_with_attention_that_knows_a_prefix(tmp_
         from transformers import AttentionInterface
 
         AttentionInterface.register("in-front", attention)
-        theirs = their_base("modernbert", tmp_path)
+        theirs = their_base(name, tmp_path)
         theirs.set_attn_implementation("in-front")
+        found = [each for name, each in theirs.named_modules() if name.split(".")[-1] in ("attn", "attention")]
+        layers |= {each: number for number, each in enumerate(found)}
         positions = torch.arange(NUM_TOKENS, NUM_TOKENS + 15).expand(3, -1)
         expected = theirs(input_ids=tokens(), position_ids=positions).last_hidden_state
     torch.testing.assert_close(ours.hidden(Inputs(tokens())), expected, **TOLERANCE)
+    assert len(layers) == len(pairs) == 3
 
 
 def test_only_the_prefix_trains_and_its_size_is_what_it_should_be():
-    few, many = trainable(adapted("llama"))
+    few, many = trainable(adapted("llama", PREFIX))
     assert few == 3 * 2 * NUM_TOKENS * 2 * 12 and few < many
     made = adapted("llama", MADE)
     assert trainable(made)[0] == NUM_TOKENS * 24 + 24 * 20 + 20 + 3 * 2 * 24 * 21
@@ -226,7 +212,7 @@ def test_cached_generation_equals_reading_everything_anew(name, config):
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
 def test_cached_generation_of_an_encoder_decoder_equals_reading_everything_anew(name):
-    model = adapted(name)
+    model = adapted(name, PREFIX)
     ids = tokens(2, 7)
     ids[:, 0] = START
     source = inputs_of(name, ids).source
@@ -238,7 +224,7 @@ def test_cached_generation_of_an_encoder_decoder_equals_reading_everything_anew(
 
 
 def test_generation_says_what_peft_says(tmp_path):
-    ours = adapted("llama", folder=tmp_path)
+    ours = adapted("llama", PREFIX, tmp_path)
     theirs, ids = peft_of("llama", tmp_path), tokens(1, 6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -256,7 +242,7 @@ def test_generation_says_what_peft_says(tmp_path):
 
 
 def test_generation_stops_where_prefix_and_tokens_fill_the_context():
-    model, greedy = adapted("gpt2"), SamplingConfig(temperature=0.0, max_new_tokens=100)
+    model, greedy = adapted("gpt2", PREFIX), SamplingConfig(temperature=0.0, max_new_tokens=100)
     said = list(generate(model, tokens(1, 60)[0].tolist(), greedy, VOCAB_SIZE + 1))
     # The last token is said, but not read any more.
     assert len(said) == 45 // 4 + 1
@@ -264,7 +250,7 @@ def test_generation_stops_where_prefix_and_tokens_fill_the_context():
 
 
 def test_a_document_that_is_too_long_behind_the_prefix_is_told():
-    model = adapted("gpt2")
+    model = adapted("gpt2", PREFIX)
     assert model.logits(tokens(1, 45)).shape == (1, 45, VOCAB_SIZE)
     with pytest.raises(ConfigError, match="can have 45 tokens"):
         model.logits(tokens(1, 46))
@@ -275,7 +261,7 @@ def test_a_document_that_is_too_long_behind_the_prefix_is_told():
 
 
 def test_weights_of_attention_count_the_prefix():
-    model = adapted("llama")
+    model = adapted("llama", PREFIX)
     with recorded_attention() as weights:
         model.logits(tokens())
     assert [tuple(each.shape) for each in weights] == [(3, 4, 15, NUM_TOKENS + 15)] * 3
@@ -284,18 +270,15 @@ def test_weights_of_attention_count_the_prefix():
 
 def test_a_prefix_cannot_be_merged_nor_attached_where_there_is_no_place_for_it():
     with pytest.raises(ConfigError, match="prefix stands in front"):
-        merge(adapted("llama"))
+        merge(adapted("llama", PREFIX))
     with pytest.raises(ConfigError, match="leave none of the 48 positions"):
         adapt(built("llama"), AdapterConfig(kind="prefix", num_virtual_tokens=48))
-    xlnet = TwoStreamConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
-    )
     with pytest.raises(ConfigError, match="no place for a prefix"):
-        adapt(build(xlnet), PREFIX)
+        adapted("xlnet", PREFIX)
 
 
 def test_a_prefix_of_another_model_or_a_torn_one_is_refused(tmp_path):
-    adapted("llama", folder=tmp_path)
+    adapted("llama", PREFIX, tmp_path)
     with pytest.raises(ArtifactError, match="does not fit a model of 3 layers with 4 heads of 8"):
         load_adapter(built("gpt2"), tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"\x00" * 5)
@@ -317,7 +300,7 @@ def test_heads_travel_with_it_no_path_does_and_another_base_is_refused(config, t
 
 
 def test_an_ignored_label_stays_ignored():
-    model = adapted("llama")
+    model = adapted("llama", PREFIX)
     labels = next_tokens(tokens())
     labels[:, 3:] = IGNORED
     assert model.loss_sum(Inputs(tokens()), labels)[2] == 9

@@ -6,7 +6,6 @@ import warnings
 
 import pytest
 import torch
-from torch.nn import functional as F
 from virtual_token_samples import (
     DECODERS,
     ENCODERS,
@@ -15,22 +14,27 @@ from virtual_token_samples import (
     PROMPT,
     START,
     TOLERANCE,
+    TWO_STREAMS,
     VOCAB_SIZE,
+    adapted,
     built,
     in_front,
     inputs_of,
     next_tokens,
+    our_loss,
     our_states,
     peft_of,
+    peft_task,
     saved,
     their_base,
+    their_loss,
     their_states,
     tokens,
 )
 
 from preceptor.adapters.adapter import trainable
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.adapters.attach import adapt, load_adapter, merge, save_adapter, virtual_ids
+from preceptor.adapters.attach import adapt, load_adapter, merge, virtual_ids
 from preceptor.adapters.prompt import PromptEmbedding
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.heads import HeadConfig, attach_head
@@ -44,16 +48,6 @@ from preceptor.serve.sampling import SamplingConfig
 IDS = [VOCAB_SIZE + place for place in range(NUM_TOKENS)]
 
 
-def adapted(name, config=PROMPT, folder=None, start_ids=None):
-    model = built(name)
-    if folder is not None:
-        saved(model, folder)
-    adapt(model, config, torch.Generator().manual_seed(3), start_ids=start_ids)
-    if folder is not None:
-        save_adapter(model, config, folder / "adapter", "a-base")
-    return model
-
-
 def their_states_of(name, model, ids):
     """What peft gives, the prompt's places too; Marian's, which peft gives words without their scale, by hand."""
     if name != "marian":
@@ -64,9 +58,9 @@ def their_states_of(name, model, ids):
     return base(inputs_embeds=torch.cat((prompt, words), dim=1), decoder_input_ids=ids).logits
 
 
-@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS, *PAIRS])
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS, *TWO_STREAMS, *PAIRS])
 def test_peft_reads_what_we_save_and_gives_the_same_states_loss_and_gradients(name, tmp_path):
-    ours = adapted(name, folder=tmp_path)
+    ours = adapted(name, PROMPT, tmp_path)
     theirs = peft_of(name, tmp_path)
     ids = tokens()
     inputs = inputs_of(name, ids, virtual_ids(ours))
@@ -75,11 +69,7 @@ def test_peft_reads_what_we_save_and_gives_the_same_states_loss_and_gradients(na
         labels = torch.cat((torch.full((len(ids), NUM_TOKENS), IGNORED), labels), dim=1)
     given, expected = our_states(name, ours, inputs), their_states_of(name, theirs, ids)
     torch.testing.assert_close(given, expected, **TOLERANCE)
-    if name in ENCODERS:
-        loss, their = given.square().mean(), expected.square().mean()
-    else:
-        total, _, count = ours.loss_sum(inputs, labels)
-        loss, their = total / count, F.cross_entropy(expected.flatten(0, 1), labels.flatten())
+    loss, their = our_loss(name, ours, inputs, labels), their_loss(name, expected, labels)
     torch.testing.assert_close(loss, their, **TOLERANCE)
     loss.backward()
     their.backward()
@@ -94,12 +84,13 @@ def test_peft_reads_what_we_save_and_gives_the_same_states_loss_and_gradients(na
 def test_we_read_what_peft_saves(name, tmp_path):
     saved(built(name), tmp_path)
     base = their_base(name, tmp_path)
-    task = "SEQ_2_SEQ_LM" if name in PAIRS else "FEATURE_EXTRACTION" if name in ENCODERS else "CAUSAL_LM"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from peft import PromptTuningConfig, get_peft_model
 
-        theirs = get_peft_model(base, PromptTuningConfig(task_type=task, num_virtual_tokens=NUM_TOKENS)).eval()
+        theirs = get_peft_model(
+            base, PromptTuningConfig(task_type=peft_task(name), num_virtual_tokens=NUM_TOKENS)
+        ).eval()
         theirs.save_pretrained(tmp_path / "adapter")
     ours = load_adapter(load_model(tmp_path), tmp_path / "adapter")
     given = our_states(name, ours, inputs_of(name, tokens(), virtual_ids(ours)))
@@ -108,7 +99,7 @@ def test_we_read_what_peft_saves(name, tmp_path):
 
 def test_the_first_place_speaks_for_a_text_as_in_peft(tmp_path):
     """What a classifier of peft reads is the state of the first vector of the prompt."""
-    ours = adapted("bert", folder=tmp_path)
+    ours = adapted("bert", PROMPT, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from peft import PromptTuningConfig, get_peft_model
@@ -162,12 +153,12 @@ def test_a_prompt_has_something_to_start_from():
     with pytest.raises(ConfigError, match="leave none of the 48 positions"):
         adapt(built("llama"), AdapterConfig(kind="prompt", num_virtual_tokens=50))
     with pytest.raises(ConfigError, match="prompt stands in front"):
-        merge(adapted("llama"))
+        merge(adapted("llama", PROMPT))
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_cached_generation_equals_reading_everything_anew(name):
-    model = adapted(name)
+    model = adapted(name, PROMPT)
     ids, lengths = in_front(IDS, tokens()), torch.tensor([9, 4, 7]) + NUM_TOKENS
     cache = model.new_cache(3, 18)
     stepped = [model.step(ids[:, :12], cache, lengths)]
@@ -180,7 +171,7 @@ def test_cached_generation_equals_reading_everything_anew(name):
 
 
 def test_cached_generation_of_an_encoder_decoder_equals_reading_everything_anew():
-    model = adapted("t5")
+    model = adapted("t5", PROMPT)
     ids = tokens(2, 7)
     ids[:, 0] = START
     source = inputs_of("t5", ids, IDS).source
@@ -192,7 +183,7 @@ def test_cached_generation_of_an_encoder_decoder_equals_reading_everything_anew(
 
 
 def test_a_long_text_is_cut_behind_the_prompt():
-    model, greedy = adapted("gpt2"), SamplingConfig(temperature=0.0, max_new_tokens=5)
+    model, greedy = adapted("gpt2", PROMPT), SamplingConfig(temperature=0.0, max_new_tokens=5)
     text = tokens(1, 60)[0].tolist()
     kept = [*IDS, *text[-(48 - 5 - NUM_TOKENS) :]]
     said = list(generate(model, [*IDS, *text], greedy, VOCAB_SIZE + 1))
@@ -209,7 +200,7 @@ def test_a_prompt_is_kept_in_single_precision_over_a_base_in_half():
 
 
 def test_a_prompt_of_another_model_or_a_torn_one_is_refused(tmp_path):
-    adapted("llama", folder=tmp_path)
+    adapted("llama", PROMPT, tmp_path)
     path = tmp_path / "adapter" / "adapter_config.json"
     load_adapter(built("gpt2"), tmp_path / "adapter")  # Of the same width: it can be told only by the base's name.
     narrow = torch.nn.Module()
@@ -222,7 +213,7 @@ def test_a_prompt_of_another_model_or_a_torn_one_is_refused(tmp_path):
 
 
 def test_loading_again_replaces_the_prompt(tmp_path):
-    model = adapted("llama", folder=tmp_path)
+    model = adapted("llama", PROMPT, tmp_path)
     first = model.logits(in_front(IDS, tokens()))
     model = adapted("llama", AdapterConfig(kind="prompt", num_virtual_tokens=5))
     load_adapter(model, tmp_path / "adapter")

@@ -5,13 +5,16 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
 from preceptor.adapters.adapter_config import AdapterConfig
-from preceptor.models import decoder, encoder, encoder_decoder
+from preceptor.adapters.attach import adapt, save_adapter
+from preceptor.models import decoder, encoder, encoder_decoder, two_stream
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.encoder_config import EncoderConfig
 from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
 from preceptor.models.interchange import save_model
+from preceptor.models.two_stream_config import TwoStreamConfig
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
 
@@ -58,6 +61,7 @@ DECODERS = {
 ENCODERS = {
     "bert": _BERT,
     "roberta": _BERT | {"position_offset": 2, "type_vocab_size": 1, "norm_eps": 1e-5},
+    "distilbert": _BERT | {"type_vocab_size": 0},
     "modernbert": {"sliding_window": 4, "full_attention_every": 3, "rope_theta": 1e5, "rope_theta_local": 1e3},
 }
 PAIRS = {
@@ -67,6 +71,7 @@ PAIRS = {
     "marian": _MARIAN,
 }
 PAIRS["bart, scaled"] = _BART | {"scale_embedding": True}
+TWO_STREAMS = {"xlnet": {}}
 FAMILIES = ("llama", "gemma2", "gpt2", "bert", "modernbert", "t5", "bart")
 """One model of each way to know positions and to look at others."""
 
@@ -79,6 +84,7 @@ def built(name: str) -> torch.nn.Module:
             (decoder, DecoderConfig, DECODERS),
             (encoder, EncoderConfig, ENCODERS),
             (encoder_decoder, EncoderDecoderConfig, PAIRS),
+            (two_stream, TwoStreamConfig, TWO_STREAMS),
         )
         if name in found[2]
     )
@@ -91,6 +97,19 @@ def built(name: str) -> torch.nn.Module:
             if parameter.dim() == 1:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model.eval()
+
+
+def adapted(
+    name: str, config: AdapterConfig, folder: Path | None = None, start_ids: list[int] | None = None
+) -> torch.nn.Module:
+    """A model with a prefix or a prompt; both are saved where a folder is named."""
+    model = built(name)
+    if folder is not None:
+        saved(model, folder)
+    adapt(model, config, torch.Generator().manual_seed(3), start_ids=start_ids)
+    if folder is not None:
+        save_adapter(model, config, folder / "adapter", "a-base")
+    return model
 
 
 def tokens(rows: int = 3, length: int = 15, seed: int = 5) -> torch.Tensor:
@@ -134,6 +153,11 @@ def their_base(name: str, folder: Path) -> torch.nn.Module:
         return getattr(transformers, kind).from_pretrained(folder, attn_implementation="eager").eval()
 
 
+def peft_task(name: str) -> str:
+    """What peft calls that for which a model is adapted."""
+    return "SEQ_2_SEQ_LM" if name in PAIRS else "FEATURE_EXTRACTION" if name in ENCODERS else "CAUSAL_LM"
+
+
 def peft_of(name: str, folder: Path, adapter: Path | None = None) -> torch.nn.Module:
     """A saved model with the adapter beside it as peft reads them, ready to be trained."""
     base = their_base(name, folder)
@@ -159,3 +183,16 @@ def their_states(name: str, model: torch.nn.Module, ids: torch.Tensor) -> torch.
 def our_states(name: str, model: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
     """The same of ours."""
     return model.hidden(inputs) if name in ENCODERS else model(inputs)
+
+
+def their_loss(name: str, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A number to take gradients of: the mean loss, or of an encoder the mean square of its states."""
+    return states.square().mean() if name in ENCODERS else F.cross_entropy(states.flatten(0, 1), labels.flatten())
+
+
+def our_loss(name: str, model: torch.nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
+    """The same of ours."""
+    if name in ENCODERS:
+        return model.hidden(inputs).square().mean()
+    total, _, count = model.loss_sum(inputs, labels)
+    return total / count

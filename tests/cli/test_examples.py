@@ -19,7 +19,7 @@ from preceptor.data.example_types import (
     TaggedExample,
 )
 from preceptor.objectives.instruct import InstructObjective
-from preceptor.recipes.examples_view import described, show_examples
+from preceptor.recipes.examples_view import Marked, described, pieces_of
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.tokenizer.training import train
@@ -119,10 +119,9 @@ def test_what_is_learned_is_coloured_on_a_terminal_and_in_brackets_elsewhere(tok
     objective = InstructObjective(
         [Conversation.of("q", "a \x1b[31m")], tokenizer, 40, prefix_ids=[tokenizer.vocab_size]
     )
-    shown = show_examples(objective, tokenizer)
+    shown = Marked("", pieces_of(*objective.document(0), tokenizer))
     plain = printed(shown)
     assert "<|prompt 0|><|endoftext|><|user|>q<|assistant|>[a ␛[31m<|endoftext|>]\n" in plain
-    assert printed(show_examples([objective.document(0)], tokenizer)) == plain
     colours = {"force_terminal": True, "color_system": "standard"}
     coloured = printed(shown, **colours)
     assert "\x1b[1;32ma ␛[31m<|endoftext|>\x1b[0m" in coloured and "[a" not in coloured

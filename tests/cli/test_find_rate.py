@@ -47,7 +47,9 @@ def words(folder, *more):
 @pytest.mark.parametrize(("stage", "optimizer"), [("pretrain", "muon"), ("finetune", "adamw")])
 def test_it_leaves_a_plot_and_its_numbers_and_says_what_to_set(monkeypatch, capsys, folder, tmp_path, stage, optimizer):
     out = tmp_path / "run"
-    asked = ("find-rate", *words(folder), "--out", str(out), "--stage", stage, "--steps", "12", "--from", "1e-3")
+    # A teacher is not even looked for.
+    asked = ("find-rate", *words(folder, "finetuning.distil.teacher=nowhere"), "--out", str(out), "--stage", stage)
+    asked += ("--steps", "12", "--from", "1e-3")
     assert call(monkeypatch, *asked, "--to", "1") == 0
     said = capsys.readouterr().out
     table = json.loads((out / "plots" / "find-rate.json").read_text())
@@ -56,6 +58,7 @@ def test_it_leaves_a_plot_and_its_numbers_and_says_what_to_set(monkeypatch, caps
     assert table["rates"][0] == pytest.approx(1e-3)
     setting = f"{'pretraining' if stage == 'pretrain' else 'finetuning'}.optimizer.learning_rate="
     assert f"  {setting}{table['steepest']:.2g}\n" in said
+    assert ("warning: the teacher was left out" in said) == (stage == "finetune")
     assert ("adamw_learning_rate" in said) == (optimizer == "muon")
     assert (out / "plots" / "find-rate.png").read_bytes().startswith(b"\x89PNG")
     picture = (out / "plots" / "find-rate.svg").read_text()

@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 from tuning import make_decoder, make_encoder, make_encoder_decoder, pipeline, write_rows
 
 from preceptor import cli
+from preceptor.recipes.predict import load_predictor
+from preceptor.recipes.questions import Asked
 from preceptor.recipes.report import write_run_file
 
 MAKERS = {"encoder": make_encoder, "decoder": make_decoder, "encoder_decoder": make_encoder_decoder}
@@ -141,6 +143,46 @@ def test_a_model_that_writes_writes(runs, call, tmp_path, name, family, row):
     path.write_text(json.dumps(row))
     assert parsed(call("--file", path, "--out", out, "--json")) == [said]
     assert call("the amber is fine", "--out", out)[1].rstrip("\n") == said["text"]
+
+
+def test_a_file_is_read_and_answered_bit_by_bit(runs):
+    predictor, taken = load_predictor(runs("classify", "classify", "encoder")), []
+
+    def asked():
+        for number in range(200):
+            taken.append(number)
+            yield Asked(f"the amber is {number}")
+
+    for number, (each, said) in enumerate(predictor.predict(asked())):
+        assert each.text == f"the amber is {number}" and said["label"] in ("good", "bad")
+        assert len(taken) <= number + 64
+    assert len(taken) == number + 1 == 200
+
+
+def test_what_stands_before_a_row_that_cannot_be_read_is_answered(runs, call, tmp_path):
+    out, rows = runs("classify", "classify", "encoder"), tmp_path / "rows.jsonl"
+    good = "".join(json.dumps({"text": f"the amber is {number}"}) + "\n" for number in range(70))
+    rows.write_text(good + "{torn\n" + good)
+    code, said, err = call("--file", rows, "--out", out, "--json")
+    assert code == 1 and "line 71" in err and "To fix it" in err
+    assert [json.loads(line)["text"] for line in said.splitlines()] == [f"the amber is {n}" for n in range(70)]
+    rows.write_text("{torn\n" + good)
+    code, said, err = call("--file", rows, "--out", out)
+    assert code == 1 and "line 1" in err and not said
+    (tmp_path / "empty.txt").write_text("\n\n")
+    assert call("--file", tmp_path / "empty.txt", "--out", out)[:2] == (0, "")
+
+
+def test_beams_may_be_asked_of_a_model_that_is_there(runs, call):
+    out = runs("translate", "translate", "encoder_decoder", "generation.max_new_tokens=5")
+    texts = ("the amber is fine", "the birch is dull", "the cedar was bright")
+    plain, one, four = (parsed(call(*texts, "--out", out, "--json", *more)) for more in (
+        (), ("--beams", 1), ("--beams", 4)
+    ))  # fmt: skip
+    assert plain == one != four
+    for name, family, said in (("summarise", "decoder", "one beginning"), ("classify", "encoder", "writes nothing")):
+        code, _, err = call("a", "--beams", 2, "--out", runs(name, name, family, "generation.max_new_tokens=5"))
+        assert code and said in err and "To fix it" in err
 
 
 def test_what_cannot_be_asked_is_told_with_what_to_do(runs, call, tmp_path):

@@ -17,6 +17,7 @@ from preceptor.core.errors import (
     EmptyDataError,
     Interrupted,
     LockedError,
+    LostError,
     MismatchError,
     OutputError,
     PreceptorError,
@@ -36,6 +37,8 @@ def test_every_error_is_one_of_ours_with_its_exit_code() -> None:
         OutputError("m"): 1,
         LockedError("m"): 1,
         TrainingError("m"): 1,
+        LostError("m"): 75,
+        LostError("m", exit_code=2): 2,
         Interrupted(2): 130,
         Interrupted(15): 143,
     }

@@ -10,13 +10,18 @@ from preceptor.data.example_types import (
     AnswerExample,
     ClassExample,
     Conversation,
+    ExampleSet,
     Message,
     NumberExample,
     PairExample,
     PreferenceExample,
     TaggedExample,
 )
-from preceptor.data.examples import example_set
+
+
+def example_set(examples, task, shape):
+    found = {label for each in examples for label in getattr(each, "labels", getattr(each, "tags", ()))}
+    return ExampleSet(task=task, examples=examples, labels=tuple(sorted(found)), shape=shape)
 
 
 def classes(*pairs, start=0, task="classify"):

@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from preceptor.evaluate.predictions import (
-    predict_answers,
+    best_of_windows,
     predict_classes,
     predict_label_sets,
     predict_numbers,
-    predict_spans,
     predict_tags,
     span_text,
-    to_words,
 )
 from preceptor.models import decoder, encoder, encoder_decoder
 from preceptor.models.heads import HeadConfig, attach_head, span_head
@@ -134,6 +132,12 @@ def test_several_classes_and_numbers(family):
             np.testing.assert_allclose(numbers[place], alone(model, "number", framing, example)[0], atol=1e-4)
 
 
+def spans_of(model, objective, **settings):
+    """Where answers stand in texts each of which is one window."""
+    count = objective.num_examples + objective.num_too_long
+    return best_of_windows(model, objective, range(count), [0] * count, count, **settings)
+
+
 def test_tags_of_words(reading):
     model, framing = build(reading)
     words = [[text[:2], [], text[2:3], text[3:]] for text in texts()]
@@ -141,13 +145,12 @@ def test_tags_of_words(reading):
     objective = TagObjective(examples, "tag", CONTEXT, framing)
     check_order(objective)
     said = predict_tags(model, objective, rows_at_once=2)
-    assert said[LONG] is None and to_words(said[LONG], words[LONG], "O") is None
+    assert said[LONG] is None
     for place, example in enumerate(examples):
         if place != LONG:
             expected = ["abcd"[best] for best in alone(model, "tag", framing, example).argmax(-1).tolist()]
             assert said[place] == expected
-            spread = to_words(said[place], words[place], "O")
-            assert len(spread) == 4 and spread[1] == "O" and [spread[0], *spread[2:]][: len(expected)] == expected
+            assert len(expected) == 2 + bool(words[place][3])
 
 
 def test_where_answers_stand(reading):
@@ -155,7 +158,7 @@ def test_where_answers_stand(reading):
     examples = [with_answer(framing, text[:2], text[2:], (0, 0)) for text in texts()]
     objective = AnswerObjective(examples, "answer", CONTEXT, framing)
     check_order(objective)
-    said = predict_spans(model, objective, max_answer_tokens=3, rows_at_once=2)
+    said = spans_of(model, objective, max_answer_tokens=3, rows_at_once=2)
     assert said[LONG] is None
     for place, example in enumerate(examples):
         if place != LONG:
@@ -193,8 +196,9 @@ def test_answers_are_characters_of_the_text_and_learned_ones_are_found(tmp_path)
         optimizer.zero_grad()
         objective.loss(model, batch).total.backward()
         optimizer.step()
-    said = predict_answers(model, objective, contexts, tokenizer)
-    assert [each.rstrip(",.") if each else each for each in said] == [*answers[:2], None]
+    *found, too_long = spans_of(model, objective)
+    said = [span_text(span, context, tokenizer) for span, context in zip(found, contexts[:2], strict=True)]
+    assert [each.rstrip(",.") for each in said] == answers[:2] and too_long is None
     assert model.training
 
 
@@ -213,7 +217,7 @@ def test_memory_does_not_grow_with_the_number_of_examples(kind):
             predict_tags,
             lambda text: with_tags(framing, [[token] for token in text], [0] * len(text)),
         ),
-        "answer": (AnswerObjective, predict_spans, lambda text: with_answer(framing, text[:1], text[1:], None)),
+        "answer": (AnswerObjective, spans_of, lambda text: with_answer(framing, text[:1], text[1:], None)),
     }
     make_objective, predict, make = makers[kind]
     most = []

@@ -10,8 +10,8 @@ from preceptor.models.heads import HeadConfig, attach_head, head_scores, span_he
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.answer import AnswerObjective, best_answer, with_answer
-from preceptor.objectives.classify import ClassifyObjective, balanced_weights, with_class
-from preceptor.objectives.labelled import Framing, Labelled
+from preceptor.objectives.classify import ClassifyObjective, with_class
+from preceptor.objectives.labelled import Framing, LabelledDocument
 from preceptor.objectives.regress import RegressObjective, with_numbers
 from preceptor.objectives.tag import TagObjective, with_tags
 
@@ -145,18 +145,59 @@ def test_learning(family, kind):
     assert int(loss.correct) >= 0.9 * loss.tokens
 
 
-def test_class_weights():
+def test_balanced_classes_count_alike(family):
+    framing, model = FRAMINGS[family], build(family)
+    # Eight documents of one class, one of another, none of the third.
+    found = [with_class(framing, text, int(place == 0)) for place, text in enumerate(texts())]
+    plain = ClassifyObjective(found, "class", CONTEXT, framing)
+    objective = plain.learned_by("balanced", 0.0, 3)
+    assert plain.class_weights is None and objective.class_weights[:2].tolist() == [9 / 16, 9 / 2]
+    everything = objective.collate(range(objective.num_rows))
+    losses = [one_by_one(model, "class", each) for each in found]
+    expected = 9 / 2 * (losses[0] + sum(losses[1:]) / 8)
+    loss = objective.loss(model, everything)
+    torch.testing.assert_close(loss.total, expected, rtol=1e-5, atol=1e-5)
+    assert loss.tokens == 9 and loss.correct == plain.loss(model, everything).correct
+
+
+def test_presence_and_absence_of_a_rare_class_count_alike():
     framing, model = FRAMINGS["encoder"], build("encoder")
-    found = examples("class", framing)
-    numbers = [next(label for label in each.labels if label != IGNORED) for each in found]
-    weights = balanced_weights(numbers, 3)
-    assert sum(weights[number] for number in numbers) == pytest.approx(len(numbers))
-    objective = ClassifyObjective(found, "class", CONTEXT, framing, weights)
+    found = [
+        with_class(framing, text, [float(place == 0), float(place < 8), 0.0]) for place, text in enumerate(texts())
+    ]
+    objective = ClassifyObjective(found, "several", CONTEXT, framing).learned_by("balanced", 0.0, 3)
+    assert objective.class_weights.tolist() == [8.0, 0.125, 8.0]
+    expected = 0
+    for each in found:
+        scores = head_scores(model, "several", Inputs(torch.tensor([each.tokens])))[0, 0]
+        targets = torch.tensor(each.targets)
+        expected -= (torch.tensor([8.0, 0.125, 8.0]) * targets * F.logsigmoid(scores)).sum()
+        expected -= ((1 - targets) * F.logsigmoid(-scores)).sum()
     loss = objective.loss(model, objective.collate(range(objective.num_rows)))
-    expected = sum(
-        weights[number] * one_by_one(model, "class", each) for number, each in zip(numbers, found, strict=True)
+    torch.testing.assert_close(loss.total, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["class", "several"])
+def test_smoothed_targets_give_every_class_a_share(kind):
+    framing, model = FRAMINGS["encoder"], build("encoder")
+    found = examples(kind, framing)
+    objective = ClassifyObjective(found, kind, CONTEXT, framing).learned_by("none", 0.3, 3)
+    expected = 0
+    for each in found:
+        types = torch.tensor([each.token_types])
+        scores = head_scores(model, kind, Inputs(torch.tensor([each.tokens]), token_types_BT=types))[0, 0]
+        if kind == "class":
+            target = 0.7 * F.one_hot(torch.tensor(each.labels[0]), 3) + 0.1
+            expected -= (target * scores.log_softmax(0)).sum()
+        else:
+            target = 0.7 * torch.tensor(each.targets) + 0.15
+            expected -= (target * F.logsigmoid(scores) + (1 - target) * F.logsigmoid(-scores)).sum()
+    everything = objective.collate(range(objective.num_rows))
+    loss, plain = (
+        each.loss(model, everything) for each in (objective, ClassifyObjective(found, kind, CONTEXT, framing))
     )
     torch.testing.assert_close(loss.total, expected, rtol=1e-5, atol=1e-5)
+    assert loss.correct == plain.correct and not torch.equal(loss.total, plain.total)
 
 
 def test_the_likeliest_answer():
@@ -172,7 +213,7 @@ def test_what_leaves_nothing_to_learn_is_refused():
     with pytest.raises(DataError, match="none of the 1 examples"):
         ClassifyObjective([with_class(framing, [3] * 50, 1)], "class", CONTEXT, framing)
     with pytest.raises(DataError):
-        TagObjective([Labelled([1, 2], [IGNORED, IGNORED])], "tag", CONTEXT, framing)
+        TagObjective([LabelledDocument([1, 2], [IGNORED, IGNORED])], "tag", CONTEXT, framing)
     with pytest.raises(ValueError, match="not in a text"):
         with_answer(framing, [3], [4, 5], (1, 2))
     with pytest.raises(ValueError, match="2 words and 1 tags"):

@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from preceptor.recipes.pipeline import Pipeline
 from preceptor.recipes.report import write_run_file
 from preceptor.recipes.run import load_run
 from preceptor.recipes.taint import mark
+from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.chat import encode_prompt
 from preceptor.tokenizer.imports import import_tokenizer
 from preceptor.tokenizer.tokenizer import Tokenizer
@@ -329,3 +331,11 @@ def test_a_card_without_scores_says_so(out, tmp_path):
     assert "## How good it is\n\nNot measured." in card and "## What it memorised\n\nNot measured." in card
     front = yaml.safe_load(card.split("---\n")[1])
     assert "metrics" not in front and "llama-cli -m tiny-" in card
+
+
+def test_beams_are_written_for_programs_that_go_by_them(tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 1}')
+    run = SimpleNamespace(generation=SamplingConfig(beams=4, length_penalty=0.6))
+    exports._write_generation(SimpleNamespace(source=SimpleNamespace(run=run)), tmp_path)
+    told = json.loads((tmp_path / "generation_config.json").read_text())
+    assert told == {"eos_token_id": 1, "max_new_tokens": 160, "num_beams": 4, "length_penalty": 0.6}

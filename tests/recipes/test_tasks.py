@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from tuning import make_decoder, make_encoder, make_encoder_decoder, pipeline, write_rows
@@ -12,6 +13,7 @@ from preceptor.recipes.report import write_report, write_run_file
 from preceptor.recipes.summary import summary
 from preceptor.recipes.task_evaluation import Asked, evaluate_task
 from preceptor.recipes.tuned import load_tuned, task_of
+from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 
@@ -84,7 +86,7 @@ def said_again(made, learned):
         train=train,
         held_out=held_out,
         context_length=learned.context_length,
-        max_new_tokens=made.run.evaluation.max_answer_tokens,
+        writing=SamplingConfig(temperature=0.0, max_new_tokens=made.run.evaluation.max_answer_tokens),
         num_questions=made.run.evaluation.num_questions,
         seed=made.run.seed,
     )
@@ -124,6 +126,64 @@ def test_the_probabilities_of_a_teacher_are_learned(bases, tmp_path):
     weights = [each.file("adapter_model.safetensors").read_bytes() for each in (first, second)]
     assert weights[0] != weights[1]
     assert load_tuned(taught.checkpoint().path, second.path).config.family == "decoder"
+
+
+def test_beams_of_the_recipe_write_what_is_judged(bases, tmp_path):
+    examples, written = write_rows(tmp_path, "translate"), {}
+    learned, half = None, ("finetuning.adapter.kind=full", "finetuning.duration=25 steps")
+    half += ("finetuning.optimizer.learning_rate=1e-2", "finetuning.validation_every_steps=100")
+    for name, more in (("one", ()), ("four", ("generation.beams=4", "generation.length_penalty=0.0"))):
+        made = pipeline("translate", bases["encoder_decoder"], examples, tmp_path / "out", *half, *more)
+        table = json.loads(made.evaluation().file("evaluation.json").read_text())["task"]
+        written[name] = {each["input"]: each["said"] for each in table["samples"]}
+        assert learned in (None, made.adapter().id), "how answers are written is no part of what is learned"
+        learned = made.adapter().id
+    assert written["one"].keys() == written["four"].keys() and written["one"] != written["four"]
+    write_run_file(made.run, made.out)
+    looking = load_responder(made.out)
+    config = replace(looking.sampling, max_new_tokens=made.run.evaluation.max_answer_tokens)
+    assert config.beams == 4
+    asked = list(written["four"])
+    assert replace(looking, sampling=config).answer_many(asked) == list(written["four"].values())
+    assert load_responder(made.out, temperature=0.5).sampling.beams == 1
+
+
+def test_beams_are_refused_for_a_model_that_has_one_beginning_at_a_time(bases, tmp_path):
+    examples = write_rows(tmp_path, "translate")
+    made = pipeline("translate", bases["decoder"], examples, tmp_path / "out", "generation.beams=2")
+    with pytest.raises(ConfigError, match="'decoder' follows one beginning"):
+        made.adapter()
+
+
+@pytest.mark.parametrize("setting", ["finetuning.class_weights=balanced", "finetuning.label_smoothing=0.2"])
+def test_the_loss_of_classes_is_that_of_the_recipe_while_training_and_plain_elsewhere(bases, tmp_path, setting):
+    rows = [{"text": f"the amber is fine {n}", "label": "rare" if n % 5 == 0 else "common"} for n in range(40)]
+    examples = tmp_path / "rows.jsonl"
+    examples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, facts = {}, {}
+    for name, more in (("plain", ()), ("set", (setting,))):
+        settings = ("finetuning.duration=1 steps", "finetuning.optimizer.learning_rate=1e-12", *more)
+        made = pipeline("classify", bases["encoder"], examples, tmp_path / name, *settings)
+        facts[name] = made.adapter().facts
+        (metrics,) = (made.out / "metrics").glob("finetune-????????????.jsonl")
+        first[name] = json.loads(metrics.read_text().splitlines()[0])
+    assert first["plain"]["loss"] != first["set"]["loss"]
+    assert first["plain"]["validation_loss"] == pytest.approx(first["set"]["validation_loss"], abs=1e-6)
+    assert "class_weights" not in facts["plain"]
+    if "balanced" in setting:
+        rare, common = (sum(row["label"] == name for row in rows) for name in ("rare", "common"))
+        common_weight, rare_weight = facts["set"]["class_weights"]
+        assert common_weight < 0.8 and rare_weight > 1.5 and rare < common
+
+
+def test_settings_of_classes_are_refused_for_another_task(bases, tmp_path):
+    for name, value in (("class_weights", "balanced"), ("label_smoothing", "0.1")):
+        examples = write_rows(tmp_path, "tag")
+        made = pipeline("tag", bases["encoder"], examples, tmp_path / name, f"finetuning.{name}={value}")
+        with pytest.raises(ConfigError, match=f"finetuning.{name} is for the task 'classify'"):
+            made.adapter()
+    with pytest.raises(ConfigError, match="label_smoothing must be at least 0"):
+        pipeline("tag", bases["encoder"], examples, tmp_path / "out", "finetuning.label_smoothing=1")
 
 
 def test_a_decoder_that_has_learned_classes_does_not_chat_but_its_base_does(bases, tmp_path):

@@ -14,10 +14,9 @@ from preceptor.models.encoder_decoder import build
 from preceptor.models.encoder_decoder_config import EncoderDecoderConfig
 from preceptor.models.interchange import save_model
 from preceptor.nn.inputs import Inputs
-from preceptor.serve.beam_config import BeamConfig
 from preceptor.serve.chat import Responder
 from preceptor.serve.sampling import SamplingConfig
-from preceptor.serve.translate import sampled_targets, source_ids, stream_target, target_ids, write_targets
+from preceptor.serve.translate import source_ids, stream_target, target_ids
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.training import train
 
@@ -105,7 +104,7 @@ def theirs_say(model, source, end, **settings):
 @pytest.mark.parametrize(("beams", "penalty", "longest"), [(1, 1.0, 12), (2, 1.0, 12), (4, 0.0, 10), (4, 2.0, 15)])
 def test_targets_are_those_of_transformers(pair, beams, penalty, longest):
     ours, theirs = pair
-    config = BeamConfig(beam_size=beams, length_penalty=penalty, max_new_tokens=longest)
+    config = SamplingConfig(temperature=0.0, beams=beams, length_penalty=penalty, max_new_tokens=longest)
     found = target_ids(ours, sources(), config, END, batch_size=3)
     # Settings of beams are refused where there are none.
     more = {"length_penalty": penalty} if beams > 1 else {}
@@ -120,7 +119,7 @@ def test_some_targets_end_and_beams_find_likelier_ones(pair):
     ours, _ = pair
     likelihoods, lengths = [], set()
     for beams in (1, 4):
-        config, total = BeamConfig(beam_size=beams, length_penalty=0.0, max_new_tokens=10), 0.0
+        config, total = SamplingConfig(temperature=0.0, beams=beams, length_penalty=0.0, max_new_tokens=10), 0.0
         for source, target in zip(sources(), target_ids(ours, sources(), config, END), strict=True):
             lengths.add(len(target))
             said = torch.tensor([*target, END] if len(target) < 10 else target)
@@ -133,23 +132,26 @@ def test_some_targets_end_and_beams_find_likelier_ones(pair):
 
 def test_a_target_is_the_same_alone_in_a_batch_and_as_a_stream(pair):
     ours, _ = pair
-    for config in (BeamConfig(max_new_tokens=9), BeamConfig(beam_size=3, max_new_tokens=9)):
+    for config in (
+        SamplingConfig(temperature=0.0, max_new_tokens=9),
+        SamplingConfig(temperature=0.0, beams=3, max_new_tokens=9),
+    ):
         alone = [target_ids(ours, [source], config, END)[0] for source in sources()]
         assert (
             target_ids(ours, sources(), config, END) == target_ids(ours, sources(), config, END, batch_size=2) == alone
         )
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=9)
     assert [list(stream_target(ours, source, greedy, END)) for source in sources()] == target_ids(
-        ours, sources(), BeamConfig(max_new_tokens=9), END
+        ours, sources(), SamplingConfig(temperature=0.0, max_new_tokens=9), END
     )
-    longest = target_ids(ours, sources(), BeamConfig(max_new_tokens=500), VOCAB_SIZE)
+    longest = target_ids(ours, sources(), SamplingConfig(temperature=0.0, max_new_tokens=500), VOCAB_SIZE)
     assert {len(target) for target in longest} == {LONGEST}
 
 
 def test_the_seed_decides_what_is_drawn(pair):
     ours, _ = pair
     drawn = [
-        sampled_targets(ours, sources(), SamplingConfig(temperature=2.0, seed=seed, max_new_tokens=8), END)
+        target_ids(ours, sources(), SamplingConfig(temperature=2.0, seed=seed, max_new_tokens=8), END)
         for seed in (1, 1, 2)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -167,16 +169,11 @@ def writer(tokenizer):
     return randomise(build(EncoderDecoderConfig(**fields), torch.Generator().manual_seed(2)))
 
 
-def test_texts_are_written_for_texts_and_long_sources_are_cut(writer, tokenizer):
-    writer.train()
-    texts = ["some words", "others " * 40, ""]
-    config = BeamConfig(beam_size=2, max_new_tokens=6)
-    found = write_targets(writer, texts, tokenizer, config)
-    assert found.num_cut == 1 and len(found.texts) == 3 and writer.training
-    assert found == write_targets(writer, texts, tokenizer, config)
-    ids, was_cut = source_ids(tokenizer, texts[1], LONGEST, prefix_ids=(7,))
-    assert was_cut and len(ids) == LONGEST and ids[0] == 7 and ids[-1] == tokenizer.end_of_text_id
-    assert source_ids(tokenizer, "some words", LONGEST) == ([*tokenizer.encode("some words"), ids[-1]], False)
+def test_long_sources_are_cut_behind_what_stands_in_front(tokenizer):
+    end = tokenizer.end_of_text_id
+    ids, was_cut = source_ids(tokenizer, "others " * 40, LONGEST, prefix_ids=(7,))
+    assert was_cut and len(ids) == LONGEST and ids[0] == 7 and ids[-1] == end
+    assert source_ids(tokenizer, "some words", LONGEST) == ([*tokenizer.encode("some words"), end], False)
 
 
 def test_a_responder_answers_with_an_encoder_decoder(writer, tokenizer):
@@ -184,13 +181,21 @@ def test_a_responder_answers_with_an_encoder_decoder(writer, tokenizer):
     responder = Responder(writer, tokenizer, SamplingConfig(temperature=0.0, max_new_tokens=6))
     asked = ["some words", "others"]
     answers = responder.answer_many(asked)
-    assert answers == write_targets(writer, asked, tokenizer, BeamConfig(max_new_tokens=6)).texts
+    sources = [[*tokenizer.encode(text), tokenizer.end_of_text_id] for text in asked]
+    targets = target_ids(writer, sources, SamplingConfig(temperature=0.0, max_new_tokens=6), tokenizer.end_of_text_id)
+    assert answers == [tokenizer.decode(target).strip() for target in targets]
     assert answers == ["".join(responder.answer(question)).strip() for question in asked]
     assert responder.answer_many_in_plain_text(asked) == answers
     assert "".join(responder.continue_text(asked[0])).strip() == answers[0]
+    # With beams the temperature says nothing, and an answer comes as a whole.
+    config = SamplingConfig(beams=3, length_penalty=0.0, max_new_tokens=6)
+    best = target_ids(writer, sources, config, tokenizer.end_of_text_id)
+    looking = Responder(writer, tokenizer, config)
+    assert looking.answer_many(asked) == [tokenizer.decode(target).strip() for target in best] != answers
+    assert looking.answer_many(asked) == ["".join(looking.answer(question)).strip() for question in asked]
 
 
-@pytest.mark.parametrize("wrong", [{"beam_size": 0}, {"max_new_tokens": 0}])
+@pytest.mark.parametrize("wrong", [{"beams": 0}, {"max_new_tokens": 0}])
 def test_settings_outside_their_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        BeamConfig(**wrong)
+        SamplingConfig(**wrong)

@@ -7,7 +7,8 @@ from toy_training import CONFIG, parts, train
 
 from preceptor.core.errors import ConfigError
 from preceptor.core.units import Duration
-from preceptor.train.length import Length, length_of
+from preceptor.parallel.mesh import ALONE
+from preceptor.train.length import Length, agreed, length_of
 from preceptor.train.state import TrainState
 
 
@@ -32,7 +33,8 @@ def test_a_run_of_seconds_takes_about_so_long_and_its_rate_falls_to_nothing():
 
 def test_joules_are_read_now_and_then_and_go_on_from_earlier_sessions():
     spent = iter(range(10, 1000))
-    length = length_of(replace(CONFIG, duration="100 joules"), 0, lambda: float(next(spent)))
+    joules = agreed(lambda: float(next(spent)), ALONE, TrainState())
+    length = length_of(replace(CONFIG, duration="100 joules"), 0, joules)
     assert length.num_steps(TrainState(step=5, seconds=1.0)) == 50
     assert length.num_steps(TrainState(step=5, seconds=1.0)) == 50, "a reading is some seconds old at most"
 

@@ -18,6 +18,7 @@ from preceptor.adapters.adapter_config import AdapterConfig
 from preceptor.adapters.virtual_tokens import check_room, read_virtual_tokens, write_virtual_tokens
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.models.language_model import LanguageModel
+from preceptor.nn.vocabulary import VocabularyShare
 
 PEFT_TYPE = "PROMPT_TUNING"
 
@@ -28,6 +29,9 @@ class PromptEmbedding(nn.Embedding):
     Models that scale what they embed do not scale the prompt, as in peft.
     """
 
+    vocabulary: VocabularyShare | None = None
+    """Which rows of the vocabulary are held here, where they are dealt over processes; the prompt's always are."""
+
     def __init__(self, base: nn.Embedding, prompt_PD: Tensor, scale: float = 1.0) -> None:
         super().__init__(base.num_embeddings, base.embedding_dim, _weight=base.weight)
         self.weight = base.weight
@@ -37,7 +41,8 @@ class PromptEmbedding(nn.Embedding):
     def forward(self, tokens: Tensor) -> Tensor:
         """The embeddings, of shape ... D, of tokens and of the prompt's ids."""
         is_prompt = (tokens >= self.num_embeddings).unsqueeze(-1)
-        words = F.embedding(tokens.where(tokens < self.num_embeddings, 0), self.weight)
+        ids, share = tokens.where(tokens < self.num_embeddings, 0), self.vocabulary
+        words = super().forward(ids) if share is None else share.look_up(ids, super().forward)
         prompt_PD = (self.prompt_PD / self.scale).to(words.dtype)
         return torch.where(is_prompt, F.embedding((tokens - self.num_embeddings).clamp(min=0), prompt_PD), words)
 

@@ -52,6 +52,8 @@ def find_rate(
     and what the stage starts from (the tokens, or the base model); no checkpoint, no metrics. Under muon the rate is
     learning_rate, and adamw_learning_rate rises with it in the proportion that the recipe gives them.
 
+    A teacher (finetuning.distil.teacher) is left out: the loss is that of the answers alone.
+
     Sources: Smith 2017, Cyclical Learning Rates, section 3.3; Howard and Gugger 2020, fastai.
     """
     from preceptor.core.progress import Progress
@@ -70,7 +72,8 @@ def find_rate(
                 progress.advance(1)
 
             found = pipeline.range_test(stage, sweep, note)
-        said = suggestions(found, config.optimizer, stage)
+        has_teacher = stage == "finetune" and bool(pipeline.run.finetuning.distil.teacher)
+        said = suggestions(found, config.optimizer, stage, has_teacher=has_teacher)
         for path in write(found, said, out / "plots"):
             click.echo(path)
     _tell(found, said)

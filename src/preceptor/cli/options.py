@@ -1,11 +1,11 @@
 """What every command that makes something takes: a recipe, its overrides, and the folder of the run."""
 
-import contextlib
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,8 @@ from preceptor.core.errors import PreceptorError
 
 if TYPE_CHECKING:
     from preceptor.core.artifact import Artifact
+    from preceptor.parallel.mesh_config import MeshConfig
+    from preceptor.parallel.team import Team
     from preceptor.recipes.pipeline import Pipeline
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -72,7 +74,7 @@ class StageGroup(click.Group):
         return super().parse_args(context, args)
 
 
-@contextlib.contextmanager
+@contextmanager
 def open_pipeline(
     words: tuple[str, ...], out: Path, *, of_folder: bool = False, is_trial: bool = False
 ) -> Iterator["Pipeline"]:
@@ -82,25 +84,85 @@ def open_pipeline(
     """
     from preceptor.core.interrupt import grace
     from preceptor.core.lock import hold
+    from preceptor.parallel.mesh_config import require_processes
     from preceptor.recipes.run import load_run, stored_run
 
     recipe, overrides = _parse(words)
     names_recipe = bool(words) and "=" not in words[0]
     run = stored_run(out, overrides) if of_folder and not names_recipe else load_run(recipe, overrides)
-    with hold(out), grace() as stop:
+    require_processes(run.mesh)
+    with _teamed(run.mesh, out / "logs") as team, hold(out) if team.is_first else nullcontext(), grace() as stop:
         from preceptor.recipes.pipeline import Pipeline
         from preceptor.recipes.report import write_run_file
 
+        team.require_shared(out, stop.check)
         context = click.get_current_context(silent=True)
-        pipeline = Pipeline(run, out, stop, restart=context is not None and context.meta.get(_RESTART, False))
-        if not is_trial:
+        pipeline = Pipeline(run, out, stop, context is not None and context.meta.get(_RESTART, False), team)
+        if not is_trial and team.is_first:
             write_run_file(run, out)
         try:
             yield pipeline
         except Exception as error:
-            if not isinstance(error, PreceptorError | MemoryError | BrokenPipeError | click.exceptions.Abort):
+            is_known = isinstance(error, PreceptorError | MemoryError | BrokenPipeError | click.exceptions.Abort)
+            if not is_known and not _is_loss(team, error):
                 _keep_traceback(error, out / "logs")
             raise
+
+
+@contextmanager
+def _teamed(mesh: "MeshConfig", logs: Path) -> Iterator["Team"]:
+    """The processes that were started together, for a block in which all fail when one does."""
+    from preceptor.parallel.team import Team, was_started_together
+
+    if not was_started_together():
+        yield Team()
+        return
+    from preceptor.parallel.failure import Watch, end_with_launcher
+    from preceptor.parallel.team import log_apart
+
+    end_with_launcher()
+    log_apart(logs)
+    team = Team.join(mesh.timeout_seconds)
+    watch = Watch(team, logs)
+    with team.failing_together():
+        try:
+            watch.meet()
+            yield team
+        except Exception as error:
+            if (loss := watch.loss(error)) is not None:
+                raise loss from error
+            raise
+    team.leave()
+
+
+def _is_loss(team: "Team", error: Exception) -> bool:
+    """Whether an error says that other processes are lost, which is told with more than a traceback."""
+    from preceptor.parallel.failure import is_loss
+
+    return not team.is_alone and is_loss(error)
+
+
+def hand_over(words: tuple[str, ...], out: Path) -> None:
+    """Leave this command to several processes, where the recipe asks for them and nobody has started them yet.
+
+    Raises:
+        Exit: they have ended; with their exit code.
+    """
+    from preceptor.parallel.launch import is_to_launch, launch
+    from preceptor.recipes.run import load_run
+
+    recipe, overrides = _parse(words)
+    run = load_run(recipe, overrides)
+    if not is_to_launch(run.mesh):
+        return
+    context = click.get_current_context()
+    arguments = [context.info_name or "run", *words, "--out", str(out)]
+    if context.meta.get(_RESTART, False):
+        arguments.append("--restart")
+    if (context.obj or {}).get("debug"):
+        arguments.insert(0, "--debug")
+    grace_seconds = max(run.pretraining.grace_seconds, run.finetuning.grace_seconds)
+    raise click.exceptions.Exit(launch(arguments, run.mesh, out / "logs", grace_seconds))
 
 
 def say_artifact(artifact: "Artifact | None", nothing: str = "") -> None:

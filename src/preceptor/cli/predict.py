@@ -30,16 +30,24 @@ _SHOWN_CHARACTERS = 70
 @click.option("--file", "file", type=click.Path(path_type=Path, allow_dash=True), help="Texts of a file; - is stdin.")
 @click.option("--second", help="The other side of a pair, for every TEXT.")
 @click.option("--question", default="", help="What is asked of every TEXT, where the model finds answers.")
+@click.option("--beams", type=click.IntRange(min=1), help="How many beginnings an encoder-decoder follows.")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each text.")
 @OUT_OPTION
 def predict(
-    texts: tuple[str, ...], file: Path | None, second: str | None, question: str, as_json: bool, out: Path
+    texts: tuple[str, ...],
+    file: Path | None,
+    second: str | None,
+    question: str,
+    beams: int | None,
+    as_json: bool,
+    out: Path,
 ) -> None:
     """Say what the newest fine-tuned model of a run makes of each TEXT, in the terms of its task.
 
     A class comes with its probability; several may come where the model was taught so. An answer comes with the
     character at which it begins. FILE is a table (JSON, JSON lines, CSV, TSV, Parquet) with the columns of training,
-    without labels, or a text whose lines are asked one by one.
+    without labels, or a text whose lines are asked one by one; it is read bit by bit, so it may be larger than memory.
+    A row that cannot be read ends the command; what stands before it has been answered by then.
     """
     from preceptor.recipes.predict import load_predictor
 
@@ -50,13 +58,13 @@ def predict(
         )
     if any(not text.strip() for text in texts):
         raise ConfigError("a TEXT is empty", remedy="write the text in quotes")
-    predictor = load_predictor(out)
-    asked = list(_asked(texts, file, second, question, predictor.learned.task, out))
-    for each, said in zip(asked, predictor.predict(asked), strict=True):
+    predictor = load_predictor(out, beams)
+    asked = _asked(texts, file, second, question, predictor.learned.task, out)
+    for each, said in predictor.predict(asked):
         if as_json:
             click.echo(json.dumps({"text": each.text, **said}, ensure_ascii=False))
         else:
-            click.echo(_line(said) if len(asked) == 1 else f"{_line(said)}\t{_short(each.text)}")
+            click.echo(_line(said) if len(texts) == 1 else f"{_line(said)}\t{_short(each.text)}")
         sys.stdout.flush()
 
 

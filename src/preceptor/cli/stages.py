@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from preceptor.cli.options import open_pipeline, say_artifact, stage_options
+from preceptor.cli.options import hand_over, open_pipeline, say_artifact, stage_options
 
 
 @click.command()
@@ -18,8 +18,11 @@ def run(words: tuple[str, ...], out: Path) -> None:
     from preceptor.recipes.report import write_report
     from preceptor.recipes.summary import summary
 
+    hand_over(words, out)
     with open_pipeline(words, out) as pipeline:
         pipeline.evaluation()
+        if not pipeline.team.is_first:
+            return
         report = write_report(pipeline)
         click.echo(summary(pipeline, report))
 
@@ -28,6 +31,7 @@ def run(words: tuple[str, ...], out: Path) -> None:
 @stage_options
 def pretrain(words: tuple[str, ...], out: Path) -> None:
     """Train a model from its starting weights; goes on from the last checkpoint of a run that was stopped or killed."""
+    hand_over(words, out)
     with open_pipeline(words, out) as pipeline:
         say_artifact(pipeline.checkpoint())
 
@@ -36,6 +40,7 @@ def pretrain(words: tuple[str, ...], out: Path) -> None:
 @stage_options
 def finetune(words: tuple[str, ...], out: Path) -> None:
     """Teach the base model a task from examples (finetuning.examples), by an adapter or by training all of it."""
+    hand_over(words, out)
     with open_pipeline(words, out) as pipeline:
         say_artifact(pipeline.adapter(), nothing="finetuning.examples is empty: there is nothing to fine-tune on")
 
@@ -57,6 +62,8 @@ def report(words: tuple[str, ...], out: Path) -> None:
 
     with open_pipeline(words, out, of_folder=True) as pipeline:
         pipeline.evaluation()
+        if not pipeline.team.is_first:
+            return
         write_report(pipeline)
         click.echo(out / "report.html")
         click.echo(out / "report.json")

@@ -9,6 +9,7 @@
     ├── OutputError             a result cannot be written: full disk, read-only folder, a file where a folder should be
     │   └── LockedError         another run holds the directory
     ├── TrainingError           training cannot go on: non-finite loss, nothing to learn from
+    ├── LostError               exit code 75: other processes of the run are gone or hang; what is saved can go on
     └── Interrupted             exit code 130 or 143: the user or the scheduler asked the run to stop
 
 An error says what happened in `message` and what to do next in `remedy`.
@@ -107,6 +108,15 @@ class LockedError(OutputError):
 
 class TrainingError(PreceptorError):
     """Training that cannot go on."""
+
+
+class LostError(PreceptorError):
+    """A run whose other processes are gone or hang; with the exit code of the one that failed, where that is known."""
+
+    def __init__(self, message: str, *, remedy: str = "", exit_code: int = 75) -> None:
+        super().__init__(message, remedy=remedy)
+        # 75 is EX_TEMPFAIL of sysexits.h: the same may well succeed if it is tried again.
+        self.exit_code = exit_code
 
 
 class Interrupted(PreceptorError):

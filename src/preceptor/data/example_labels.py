@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from preceptor.data.example_fields import UnfitError, kind_of, label_of
-from preceptor.data.example_shapes import Labelled
+from preceptor.data.example_shapes import UndecidedExample
 from preceptor.data.example_types import AnyExample, ClassExample, NumberExample, Task
 
 _FEW_CLASSES = 20
@@ -24,7 +24,7 @@ class Decided:
     rejected: tuple[tuple[str, str], ...] = ()
 
 
-def decide(rows: Sequence[Labelled], task: str) -> Decided:
+def decide(rows: Sequence[UndecidedExample], task: str) -> Decided:
     """Classes or numbers: as the task says, or else as the labels are.
 
     Numbers with a fraction are numbers to be told; whole ones are classes where there are few of them.
@@ -50,7 +50,7 @@ def decide(rows: Sequence[Labelled], task: str) -> Decided:
     return Decided(chosen, examples, is_list and chosen == "classify", notes, tuple(rejected))
 
 
-def _task_of(rows: Sequence[Labelled], task: str) -> tuple[Task, tuple[str, ...]]:
+def _task_of(rows: Sequence[UndecidedExample], task: str) -> tuple[Task, tuple[str, ...]]:
     if task == "classify":
         return "classify", ()
     if task == "regress":
@@ -88,7 +88,7 @@ def _is_whole(value: str) -> bool:
     return value.strip().lstrip("+-").isdecimal()
 
 
-def _regressed(row: Labelled) -> NumberExample:
+def _regressed(row: UndecidedExample) -> NumberExample:
     values = row.value if isinstance(row.value, list) else [row.value]
     numbers = [_number(value) for value in values]
     if not numbers:
@@ -102,7 +102,7 @@ def _regressed(row: Labelled) -> NumberExample:
     )
 
 
-def _classified(row: Labelled) -> ClassExample:
+def _classified(row: UndecidedExample) -> ClassExample:
     values = row.value if isinstance(row.value, list) else [row.value]
     if any(isinstance(value, float) and not math.isfinite(value) for value in values):
         raise UnfitError(f"{row.name} is missing")

@@ -23,7 +23,7 @@ _BESIDE = ("group", "kind", "input", "system", "system_prompt", "history", "answ
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class UndecidedExample:
     """A text, or a pair, with its label as it was written: a class or a number, which only all rows together tell."""
 
     text: str
@@ -43,7 +43,7 @@ class Shape:
     columns: tuple[tuple[str, ...], ...]
     """For each part what its column may be called."""
     tasks: tuple[Task, ...]
-    make: Callable[[Fields, Sequence[str]], AnyExample | Labelled]
+    make: Callable[[Fields, Sequence[str]], AnyExample | UndecidedExample]
     """The example of a row, given the names by which its columns were found."""
 
     def found(self, row: Fields) -> tuple[str, ...] | None:
@@ -196,10 +196,12 @@ def _both(row: Fields, source: str, target: str) -> PairExample:
     return PairExample(source=source, target=target, group=group, kind=row.kind, place=row.place)
 
 
-def _labelled(row: Fields, names: Sequence[str]) -> Labelled:
+def _labelled(row: Fields, names: Sequence[str]) -> UndecidedExample:
     text, second = row.text(names[0]), row.text(names[1]) if len(names) == 3 else None
     # What is said of one text with several others stays together, or it could be told by the text alone.
-    return Labelled(text, second, row.parsed(names[-1]), names[-1], row.group(folded([text])), row.kind, row.place)
+    return UndecidedExample(
+        text, second, row.parsed(names[-1]), names[-1], row.group(folded([text])), row.kind, row.place
+    )
 
 
 _CLASSES: tuple[Task, ...] = ("classify", "regress")

@@ -11,7 +11,7 @@ from preceptor.core.seeds import derive
 from preceptor.data.example_fields import Fields, UnfitError
 from preceptor.data.example_labels import decide, in_order
 from preceptor.data.example_rows import Row, read_rows
-from preceptor.data.example_shapes import KNOWN, Labelled, Shape, accepted, shape_of, title_of
+from preceptor.data.example_shapes import KNOWN, Shape, UndecidedExample, accepted, shape_of, title_of
 from preceptor.data.example_summary import summary
 from preceptor.data.example_types import (
     AnyExample,
@@ -25,7 +25,7 @@ from preceptor.data.example_types import (
 from preceptor.data.records import REMEDIES, FlawError
 from preceptor.data.source_config import ReadLimits
 
-__all__ = ["conversations", "example_set", "read_examples", "split_examples", "summary"]
+__all__ = ["conversations", "read_examples", "split_examples", "summary"]
 
 Of = TypeVar("Of", bound=TaskExample)
 _MAX_REJECTED_SHARE = 0.05
@@ -98,11 +98,6 @@ def read_examples(
     return reading.finish()
 
 
-def example_set(examples: Sequence[AnyExample], task: Task, shape: str) -> ExampleSet:
-    """Examples that were made, as a set of their task."""
-    return ExampleSet(task=task, examples=examples, labels=_labels_of(examples), shape=shape)
-
-
 def _labels_of(examples: Sequence[AnyExample]) -> tuple[str, ...]:
     labels: set[str] = set()
     for example in examples:
@@ -120,7 +115,7 @@ class _Reading:
         self._path = path
         self._task = task
         self._columns = columns
-        self._made: list[AnyExample | Labelled] = []
+        self._made: list[AnyExample | UndecidedExample] = []
         self._rejected: list[tuple[Row, str]] = []
         self._shape: Shape | None = None
         self._names: tuple[str, ...] = ()
@@ -138,7 +133,7 @@ class _Reading:
         if len(self._rejected) * 2 > taken >= _LOOK_ROWS:
             self._require_few(len(self._rejected), taken)
 
-    def _example(self, row: Row) -> AnyExample | Labelled:
+    def _example(self, row: Row) -> AnyExample | UndecidedExample:
         if row.flaw:
             raise UnfitError(row.flaw)
         if not isinstance(row.columns, Mapping):
@@ -190,9 +185,9 @@ class _Reading:
             self._refuse_columns(self._odd)
         self._require_few(len(self._rejected), total)
         rejected = [(row.place, reason) for row, reason in self._rejected]
-        labelled = [each for each in self._made if isinstance(each, Labelled)]
+        labelled = [each for each in self._made if isinstance(each, UndecidedExample)]
         if not labelled or self._shape is None:
-            examples = [each for each in self._made if not isinstance(each, Labelled)]
+            examples = [each for each in self._made if not isinstance(each, UndecidedExample)]
             task: Task = self._named_task()
             return self._set(examples, task, rejected)
         decided = decide(labelled, self._task)

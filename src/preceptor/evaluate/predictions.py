@@ -65,62 +65,12 @@ def predict_numbers(
 def predict_tags(
     model: LanguageModel, objective: LabelledObjective, *, rows_at_once: int = ROWS_AT_ONCE
 ) -> list[list[str] | None]:
-    """The tags of the words of each example; None for one that was too long.
-
-    A word without tokens has none: ``to_words`` puts one there.
-    """
+    """The tags of the words of each example that have tokens; None for one that was too long."""
     names = _labels(model, objective)
     found: list[list[str] | None] = [None] * _count(objective)
     for place, scores_MC in _documents(model, objective, rows_at_once):
         found[place] = [names[best] for best in scores_MC.argmax(dim=-1).tolist()]
     return found
-
-
-def to_words(tags: Sequence[str] | None, words: Sequence[Sequence[int]], otherwise: str) -> list[str] | None:
-    """A tag for every word of an example, each as its tokens; one without tokens gets another tag, such as "O"."""
-    if tags is None:
-        return None
-    said = iter(tags)
-    return [next(said) if len(word) else otherwise for word in words]
-
-
-def predict_spans(
-    model: LanguageModel,
-    objective: LabelledObjective,
-    *,
-    max_answer_tokens: int = MAX_ANSWER_TOKENS,
-    rows_at_once: int = ROWS_AT_ONCE,
-) -> list[Span | tuple[()] | None]:
-    """For each example the first and the last token of the answer, counted in its text.
-
-    () stands for no answer, and None for an example that was too long.
-    """
-    found: list[Span | tuple[()] | None] = [None] * _count(objective)
-    for place, scores_M2 in _documents(model, objective, rows_at_once):
-        # The first place stands for no answer; the others are the text, token after token.
-        span = best_answer(scores_M2, torch.ones(len(scores_M2), dtype=torch.bool), max_answer_tokens)
-        found[place] = () if span is None else (span[0] - 1, span[1] - 1)
-    return found
-
-
-def predict_answers(
-    model: LanguageModel,
-    objective: LabelledObjective,
-    contexts: Sequence[str],
-    tokenizer: Tokenizer,
-    *,
-    max_answer_tokens: int = MAX_ANSWER_TOKENS,
-    rows_at_once: int = ROWS_AT_ONCE,
-) -> list[str | None]:
-    """The answers as they stand in the texts; empty where the text does not say, None where it was too long.
-
-    ``contexts`` are the texts of all examples, in order, which the objective read as ``tokenizer.encode`` gives them.
-    """
-    spans = predict_spans(model, objective, max_answer_tokens=max_answer_tokens, rows_at_once=rows_at_once)
-    return [
-        None if span is None else span_text(span, context, tokenizer)
-        for span, context in zip(spans, contexts, strict=True)
-    ]
 
 
 def best_of_windows(

@@ -43,7 +43,8 @@ class EncoderDecoder(LanguageModel):
     @property
     def output_bias_V(self) -> Tensor | None:
         """What is added to the scores."""
-        return self.final_logits_bias
+        bias_V = self.final_logits_bias
+        return bias_V if bias_V is None or self.vocabulary is None else self.vocabulary.own(bias_V)
 
     @property
     def input_embedding(self) -> nn.Embedding:

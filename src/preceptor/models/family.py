@@ -15,8 +15,9 @@ def _no_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 class ModelFamily:
     """A configuration, how to build it, and how its weights may be split over processes.
 
-    ``sharding`` maps parameter-name patterns to ``"column"``, ``"row"`` or ``"vocabulary"``; a family declares it and
-    the layer that knows the mesh applies it from outside.
+    ``sharding`` maps parameter-name patterns to how the weight is cut: ``"column"`` along what a layer gives, its
+    first dimension, ``"row"`` along what it reads, its second one, ``"vocabulary"`` along the tokens, its first one. A
+    family declares it and the layer that knows the mesh applies it from outside.
     """
 
     name: str

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from preceptor.core.errors import ConfigError
 from preceptor.nn.inputs import Inputs
 from preceptor.nn.losses import IGNORED, cross_entropy_sum, losses_one_by_one, token_losses
+from preceptor.nn.vocabulary import VocabularyShare
 
 _NOT_HIDDEN = (
     *("embed_tokens.weight", "embed_positions.weight", "embed_token_types.weight", "shared.weight"),
@@ -36,6 +37,8 @@ class LanguageModel(nn.Module):
     """Logits are kept within plus and minus this, softly; 0 leaves them alone."""
     num_prefix_tokens: int = 0
     """How many trained keys and values the layers find in front of every document."""
+    vocabulary: VocabularyShare | None = None
+    """Of which tokens embedding and output layer are held here, where they are dealt over processes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,6 +69,11 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     @property
+    def num_scores(self) -> int:
+        """How many scores a state has: V, wherever they are made."""
+        return self.output_weight_VD.shape[0] if self.vocabulary is None else self.vocabulary.size
+
+    @property
     def longest_document(self) -> int:
         """How many tokens a document can have: a prefix takes positions too."""
         return int(self.config.max_position_embeddings) - self.num_prefix_tokens
@@ -90,7 +98,12 @@ class LanguageModel(nn.Module):
 
     def score(self, hidden: Tensor) -> Tensor:
         """The logits of states, of shape ... V."""
-        logits = F.linear(self.to_output(hidden), self.output_weight_VD, self.output_bias_V)
+        hidden, share = self.to_output(hidden), self.vocabulary
+        if share is not None:
+            hidden = share.enter(hidden)
+        logits = F.linear(hidden, self.output_weight_VD, self.output_bias_V)
+        if share is not None:
+            logits = share.gathered(logits)
         return self.logit_softcap * torch.tanh(logits / self.logit_softcap) if self.logit_softcap else logits
 
     def forward(self, inputs: Inputs) -> Tensor:
@@ -119,6 +132,7 @@ class LanguageModel(nn.Module):
             softcap=self.logit_softcap or None,
             label_smoothing=label_smoothing,
             z_loss=z_loss,
+            vocabulary=self.vocabulary,
         )
 
     def supervised_losses(self, inputs: Inputs, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,6 +147,7 @@ class LanguageModel(nn.Module):
             labels_BT[supervised_BT],
             bias_V=self.output_bias_V,
             softcap=self.logit_softcap or None,
+            vocabulary=self.vocabulary,
         )
 
     @torch.no_grad()
@@ -150,4 +165,5 @@ class LanguageModel(nn.Module):
             labels_BT,
             bias_V=self.output_bias_V,
             softcap=self.logit_softcap or None,
+            vocabulary=self.vocabulary,
         )

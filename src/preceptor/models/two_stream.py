@@ -250,6 +250,7 @@ class TwoStream(LanguageModel):
             bias_V=self.output_bias_V,
             label_smoothing=label_smoothing,
             z_loss=z_loss,
+            vocabulary=self.vocabulary,
         )
 
     @torch.no_grad()
@@ -267,7 +268,8 @@ class TwoStream(LanguageModel):
             return super().losses_and_hits(inputs, labels_BT)
         places_BM, labels_BM = _supervised_places(labels_BT)
         states_BMD = self.two_streams(inputs, places_BM)
-        found = token_losses(states_BMD, self.output_weight_VD, labels_BM, bias_V=self.output_bias_V)
+        weight, bias = self.output_weight_VD, self.output_bias_V
+        found = token_losses(states_BMD, weight, labels_BM, bias_V=bias, vocabulary=self.vocabulary)
         losses_BT, hits_BT = (x.new_zeros(labels_BT.shape).scatter(1, places_BM, x) for x in found)
         return losses_BT, hits_BT
 
@@ -329,6 +331,10 @@ FAMILY = ModelFamily(
         "model.embed_tokens.weight": "vocabulary",
         "lm_head.weight": "vocabulary",
         "output_bias": "vocabulary",
+        "model.layers.*.self_attn.[qkvr]_proj.weight": "column",
+        "model.layers.*.self_attn.*_bias": "column",
+        "model.layers.*.self_attn.text_embedding": "row",
+        "model.layers.*.self_attn.o_proj.weight": "row",
         "model.layers.*.mlp.up_proj.*": "column",
         "model.layers.*.mlp.down_proj.weight": "row",
     },

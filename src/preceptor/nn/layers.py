@@ -84,7 +84,7 @@ class FeedForward(nn.Module):
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
         self.activation = ACTIVATIONS[hidden_act]
-        self.dropout = dropout
+        self.intermediate_size, self.dropout = intermediate_size, dropout
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """What the layer adds to the residual stream, of shape B T D."""

@@ -9,12 +9,14 @@ Source: the gradients in the forward pass after Hsu et al. 2024 (Liger Kernel); 
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from preceptor.nn.loss_options import LossOptions as _Options
+from preceptor.nn.vocabulary import SharedVocabulary, VocabularyShare, WholeVocabulary
 
 CHUNK_BYTES = 256 * 1024**2
 """What the logits of one chunk, with all that is of their size, may take."""
@@ -22,21 +24,6 @@ CHUNK_TOKENS = 2048
 """The most tokens of a chunk: with more, no matrix product becomes faster; with 512 the loss takes a tenth longer."""
 IGNORED = -100
 """The label of a token that is not supervised, as everywhere in the field."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    softcap: float | None = None
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.softcap is not None and not self.softcap > 0:
-            raise ValueError(f"softcap must be above 0, not {self.softcap}; leave it out for plain logits")
-        if not 0 <= self.label_smoothing <= 1:
-            raise ValueError(f"label_smoothing must be from 0 to 1, not {self.label_smoothing}")
-        if not self.z_loss >= 0:
-            raise ValueError(f"z_loss must be 0 or above, not {self.z_loss}")
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
@@ -58,12 +45,17 @@ class _Pass:
         self.precise = torch.float64 if dtype == torch.float64 else torch.float32
         self.weight_VD = weight_VD.detach().to(dtype)
         self.bias_V = None if bias_V is None else bias_V.detach().to(self.precise)
+        share = options.vocabulary
+        # Where the vocabulary is dealt, all have as many chunks, since they speak with each other in each of them.
+        self.over, self.most = (
+            (WholeVocabulary(), len(weight_VD)) if share is None else (SharedVocabulary(share), share.most)
+        )
 
     def buffers(self, num_tokens: int) -> None:
         """Makes room for the logits of one chunk."""
         vocabulary = self.weight_VD.shape[0]
         rounds, caps = self.dtype != self.precise, self.options.softcap is not None
-        bytes_per_token = vocabulary * (self.precise.itemsize * (1 + caps) + self.dtype.itemsize * rounds)
+        bytes_per_token = self.most * (self.precise.itemsize * (1 + caps) + self.dtype.itemsize * rounds)
         self.chunk_tokens = max(1, min(CHUNK_TOKENS, CHUNK_BYTES // max(1, bytes_per_token), num_tokens))
         shape = (self.chunk_tokens, vocabulary)
         self.logits = self.weight_VD.new_empty(shape, dtype=self.precise)
@@ -102,14 +94,14 @@ class _Pass:
         logits = self._compute_logits(hidden)
         # The highest alone is found many times sooner than its place, which is asked for only where it may be right:
         # among equals the first counts.
-        highest, chosen = logits.amax(dim=1, keepdim=True), logits.gather(1, labels)
+        highest, chosen = self.over.highest(logits), self.over.of_labels(logits, labels)
         correct = (chosen == highest).squeeze(1)
         places = correct.nonzero().squeeze(1)
-        correct[places] = logits[places].argmax(dim=1) == labels[places].squeeze(1)
+        correct[places] = self.over.first_highest(logits[places], highest[places]) == labels[places].squeeze(1)
         loss = chosen.mul_(smoothing - 1)
         if smoothing:
-            loss.sub_(logits.mean(dim=1, keepdim=True), alpha=smoothing)
-        sums = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
+            loss.sub_(self.over.mean(logits), alpha=smoothing)
+        sums = self.over.sum(logits.sub_(highest).exp_().sum(dim=1, keepdim=True))
         normaliser = highest + sums.log()
         loss.add_(normaliser)
         if z_loss:
@@ -122,8 +114,8 @@ class _Pass:
         gradient = self.logits[: labels.shape[0]]
         gradient.mul_((1 + 2 * self.options.z_loss * normaliser) / sums)
         if smoothing:
-            gradient.sub_(smoothing / gradient.shape[1])
-        gradient.scatter_add_(1, labels, gradient.new_full((1, 1), smoothing - 1).expand_as(labels))
+            gradient.sub_(smoothing / self.over.size(gradient))
+        self.over.add_to_labels(gradient, labels, smoothing - 1)
         if self.tanh is not None:
             gradient.mul_(self.tanh[: labels.shape[0]].square_().neg_().add_(1))
         return gradient
@@ -253,7 +245,11 @@ class _TokenLosses(torch.autograd.Function):
 
 
 def _supervised(
-    hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, bias_V: Tensor | None
+    hidden_BTD: Tensor,
+    weight_VD: Tensor,
+    labels_BT: Tensor,
+    bias_V: Tensor | None,
+    share: VocabularyShare | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The hidden states and labels of the supervised tokens alone, and their places among all tokens."""
     vocabulary, width = weight_VD.shape
@@ -264,6 +260,7 @@ def _supervised(
         )
     if bias_V is not None and bias_V.shape != (vocabulary,):
         raise ValueError(f"a bias of shape {tuple(bias_V.shape)} does not fit a vocabulary of {vocabulary}")
+    vocabulary = vocabulary if share is None else share.size
     labels_T = labels_BT.reshape(-1)
     hidden_TD = hidden_BTD.reshape(-1, width)
     places_T = (labels_T != IGNORED).nonzero().squeeze(1)
@@ -276,7 +273,7 @@ def _supervised(
                 f"label {lowest if lowest < 0 else highest} is not in a vocabulary of {vocabulary}: labels are from 0 "
                 f"to {vocabulary - 1}, or {IGNORED} for a token that is not supervised"
             )
-    return hidden_TD, labels_T, places_T
+    return hidden_TD if share is None else share.enter(hidden_TD), labels_T, places_T
 
 
 def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -294,14 +291,15 @@ def cross_entropy_sum(
     softcap: float | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    vocabulary: VocabularyShare | None = None,
 ) -> tuple[Tensor, Tensor, int]:
     """The summed loss in nats, the number of supervised tokens whose likeliest next token is right, and their count.
 
     Only supervised tokens are computed at all. ``softcap`` bends logits into (-softcap, softcap) by a tanh;
     ``label_smoothing`` is the share of the target spread evenly over the vocabulary; ``z_loss`` weighs the square of
     each token's log-normaliser, which is added to the loss. The loss is in float32, or in float64 if the hidden
-    states are. Gradients are of first order only. Within a compiled function the loss runs
-    as written: the graph ends before it and begins anew after it.
+    states are. Gradients are of first order only. ``vocabulary`` is the part of the vocabulary that weights and bias
+    are of. Within a compiled function the loss runs as written: the graph ends before it and begins anew after it.
 
     Raises:
         ValueError: if a label is not in the vocabulary, shapes do not fit, or an option is out of its range.
@@ -315,9 +313,10 @@ def cross_entropy_sum(
             softcap=softcap,
             label_smoothing=label_smoothing,
             z_loss=z_loss,
+            vocabulary=vocabulary,
         )
-    options = _Options(softcap, label_smoothing, z_loss)
-    hidden_TD, labels_T, _ = _supervised(hidden_BTD, weight_VD, labels_BT, bias_V)
+    options = _Options(softcap, label_smoothing, z_loss, vocabulary)
+    hidden_TD, labels_T, _ = _supervised(hidden_BTD, weight_VD, labels_BT, bias_V, vocabulary)
     loss, correct = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden_TD, weight_VD, bias_V, labels_T, options, torch.is_grad_enabled()
     )
@@ -331,6 +330,7 @@ def losses_one_by_one(
     *,
     bias_V: Tensor | None = None,
     softcap: float | None = None,
+    vocabulary: VocabularyShare | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss in nats of each token, with its gradient, and whether it was the likeliest, both M.
 
@@ -341,12 +341,12 @@ def losses_one_by_one(
     """
     if torch.compiler.is_compiling():
         disabled = _uncompiled(losses_one_by_one)
-        return disabled(hidden_MD, weight_VD, labels_M, bias_V=bias_V, softcap=softcap)  # type: ignore[no-any-return]
-    hidden_TD, labels_T, _ = _supervised(hidden_MD, weight_VD, labels_M, bias_V)
+        return disabled(hidden_MD, weight_VD, labels_M, bias_V=bias_V, softcap=softcap, vocabulary=vocabulary)  # type: ignore[no-any-return]
+    hidden_TD, labels_T, _ = _supervised(hidden_MD, weight_VD, labels_M, bias_V, vocabulary)
     if len(labels_T) != len(labels_M):
         raise ValueError("a token whose loss is wanted has no label")
     return _TokenLosses.apply(  # type: ignore[no-any-return,no-untyped-call]
-        hidden_TD, weight_VD, bias_V, labels_T, _Options(softcap)
+        hidden_TD, weight_VD, bias_V, labels_T, _Options(softcap, vocabulary=vocabulary)
     )
 
 
@@ -358,6 +358,7 @@ def token_losses(
     *,
     bias_V: Tensor | None = None,
     softcap: float | None = None,
+    vocabulary: VocabularyShare | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss in nats of each token and whether it was the likeliest, both B T; 0 and False where not supervised.
 
@@ -366,9 +367,9 @@ def token_losses(
     """
     if torch.compiler.is_compiling():
         disabled = _uncompiled(token_losses)
-        return disabled(hidden_BTD, weight_VD, labels_BT, bias_V=bias_V, softcap=softcap)  # type: ignore[no-any-return]
-    options = _Options(softcap)
-    hidden_TD, labels_T, places_T = _supervised(hidden_BTD, weight_VD, labels_BT, bias_V)
+        return disabled(hidden_BTD, weight_VD, labels_BT, bias_V=bias_V, softcap=softcap, vocabulary=vocabulary)  # type: ignore[no-any-return]
+    options = _Options(softcap, vocabulary=vocabulary)
+    hidden_TD, labels_T, places_T = _supervised(hidden_BTD, weight_VD, labels_BT, bias_V, vocabulary)
     dtype = _product_dtype(hidden_TD)
     with _without_autocast(hidden_TD.device):
         run = _Pass(weight_VD, bias_V, options, dtype)

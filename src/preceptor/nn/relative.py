@@ -58,9 +58,9 @@ class RelativeAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor, read_BSD: Tensor, relations: Relations) -> Tensor:
         """What the queries gather from what they read, of shape B T D."""
-        queries_BTNH = self.q_proj(x_BTD).unflatten(-1, self.heads)
-        keys_BSNH = self.k_proj(read_BSD).unflatten(-1, self.heads)
-        values_BSNH = self.v_proj(read_BSD).unflatten(-1, self.heads)
+        queries_BTNH = self.q_proj(x_BTD).unflatten(-1, (-1, self.heads[1]))
+        keys_BSNH = self.k_proj(read_BSD).unflatten(-1, (-1, self.heads[1]))
+        values_BSNH = self.v_proj(read_BSD).unflatten(-1, (-1, self.heads[1]))
         bias_BNTS = self._by_distance(queries_BTNH, relations)
         if relations.differs_BTS is not None:
             bias_BNTS = bias_BNTS + self._by_text(queries_BTNH, relations.differs_BTS)
@@ -80,7 +80,7 @@ class RelativeAttention(nn.Module):
 
     def _by_distance(self, queries_BTNH: Tensor, relations: Relations) -> Tensor:
         """The score of each key's distance, of shape B N T S: each distance is scored once, and then looked up."""
-        vectors_RNH = self.r_proj(relations.distances_RD).unflatten(-1, self.heads)
+        vectors_RNH = self.r_proj(relations.distances_RD).unflatten(-1, (-1, self.heads[1]))
         scores_BNTR = torch.einsum("btnh,rnh->bntr", queries_BTNH + self.distance_bias, vectors_RNH)
         shape = (*scores_BNTR.shape[:3], relations.which_BTS.shape[2])
         return scores_BNTR.gather(3, relations.which_BTS.unsqueeze(1).expand(shape))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batch, LossSum
-from preceptor.objectives.labelled import Framing, Labelled, LabelledObjective
+from preceptor.objectives.labelled import Framing, LabelledDocument, LabelledObjective
 
 NOTHING, START, END = 0, 1, 2
 """What is to be said at a token; at the only token of an answer both. ``IGNORED`` is where no answer can stand."""
@@ -50,7 +50,7 @@ def _documents(batch: Batch) -> Tensor:
 
 def with_answer(
     framing: Framing, question: Sequence[int], text: Sequence[int], answer: tuple[int, int] | None
-) -> Labelled:
+) -> LabelledDocument:
     """A question and a text, with the places in the text of the answer's first and last token; None for no answer.
 
     Raises:
@@ -66,7 +66,7 @@ def with_answer(
     first, last = (0, 0) if answer is None else (place + before for place in answer)
     labels[first] |= START
     labels[last] |= END
-    return Labelled(tokens, labels, types)
+    return LabelledDocument(tokens, labels, types)
 
 
 def best_answer(scores_T2: Tensor, can_stand_T: Tensor, max_tokens: int) -> tuple[int, int] | None:

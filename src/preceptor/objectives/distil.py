@@ -219,4 +219,4 @@ def _with_rest(log_CV: Tensor, ids_CK: Tensor) -> Tensor:
 
 
 def _chunk_tokens(model: LanguageModel) -> int:
-    return max(1, _CHUNK_SCORES // model.output_weight_VD.shape[0])
+    return max(1, _CHUNK_SCORES // model.num_scores)

@@ -19,7 +19,7 @@ from preceptor.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledDocument:
     """A document as a model reads it, and what is to be said of it."""
 
     tokens: Sequence[int]
@@ -76,7 +76,7 @@ class LabelledObjective:
         DataError: none is left, or none says anything.
     """
 
-    def __init__(self, examples: Sequence[Labelled], head: str, context_length: int, framing: Framing) -> None:
+    def __init__(self, examples: Sequence[LabelledDocument], head: str, context_length: int, framing: Framing) -> None:
         self.kept = [place for place, example in enumerate(examples) if len(example.tokens) <= context_length]
         """The places, among all examples, of those that fit; piece n of the plan is the n-th of them."""
         kept = [examples[place] for place in self.kept]

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from preceptor.objectives.batch import Batch, LossSum
 from preceptor.objectives.classify import with_class
-from preceptor.objectives.labelled import Framing, Labelled, LabelledObjective
+from preceptor.objectives.labelled import Framing, LabelledDocument, LabelledObjective
 
 _CLOSE = 0.5
 """How near a number must be to count as right, in standard deviations of the targets."""
@@ -17,7 +17,7 @@ _CLOSE = 0.5
 class RegressObjective(LabelledObjective):
     """The squared difference between what the head says and the numbers, summed; a number is right where it is near."""
 
-    def __init__(self, examples: Sequence[Labelled], head: str, context_length: int, framing: Framing) -> None:
+    def __init__(self, examples: Sequence[LabelledDocument], head: str, context_length: int, framing: Framing) -> None:
         super().__init__(examples, head, context_length, framing)
         targets = torch.tensor([example.targets for example in examples])
         self.near = _CLOSE * targets.std(dim=0, correction=0).clamp_min(1e-12)
@@ -34,6 +34,6 @@ class RegressObjective(LabelledObjective):
 
 def with_numbers(
     framing: Framing, text: Sequence[int], numbers: Sequence[float], second: Sequence[int] | None = None
-) -> Labelled:
+) -> LabelledDocument:
     """A document, or a pair, with its numbers."""
     return with_class(framing, text, numbers, second)

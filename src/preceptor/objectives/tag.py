@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from preceptor.nn.losses import IGNORED
 from preceptor.objectives.batch import Batch, LossSum
-from preceptor.objectives.labelled import Framing, Labelled, LabelledObjective
+from preceptor.objectives.labelled import Framing, LabelledDocument, LabelledObjective
 
 
 class TagObjective(LabelledObjective):
@@ -20,7 +20,7 @@ class TagObjective(LabelledObjective):
         return LossSum(total, (scores_MC.argmax(dim=1) == labels_M).sum(), len(labels_M))
 
 
-def with_tags(framing: Framing, words: Sequence[Sequence[int]], tags: Sequence[int]) -> Labelled:
+def with_tags(framing: Framing, words: Sequence[Sequence[int]], tags: Sequence[int]) -> LabelledDocument:
     """A document of words, each as its tokens, with a tag for each; a word without tokens has no place to be tagged.
 
     Raises:
@@ -35,4 +35,4 @@ def with_tags(framing: Framing, words: Sequence[Sequence[int]], tags: Sequence[i
         inside = [IGNORED] * (len(word) - 1)
         labels += ([tag, *inside] if framing.speaks == "first" else [*inside, tag]) if word else []
     tokens, types = framing.frame([token for word in words for token in word])
-    return Labelled(tokens, [*labels, IGNORED], types)
+    return LabelledDocument(tokens, [*labels, IGNORED], types)

@@ -19,7 +19,7 @@ from preceptor.models.heads import HeadConfig, label_numbers, span_head
 from preceptor.objectives.answer import AnswerObjective, with_answer
 from preceptor.objectives.classify import ClassifyObjective, with_class
 from preceptor.objectives.instruct import InstructObjective
-from preceptor.objectives.labelled import Framing, Labelled, LabelledObjective, framing_of
+from preceptor.objectives.labelled import Framing, LabelledDocument, LabelledObjective, framing_of
 from preceptor.objectives.pairs import PairObjective
 from preceptor.objectives.preference import PreferenceObjective
 from preceptor.objectives.regress import RegressObjective
@@ -92,7 +92,7 @@ def prepare(
     framing = framing_of(tokenizer, model_config, prefix_ids)
     room = context_length - len(prefix_ids)
     reader = _Reader(tokenizer, framing, head, room)
-    documents: list[Labelled] = []
+    documents: list[LabelledDocument] = []
     owners: list[int] = []
     offsets: list[int] = []
     for number, example in enumerate(examples.examples):
@@ -135,7 +135,7 @@ class _Reader:
     room: int
     num_cut: int = 0
 
-    def documents(self, example: AnyExample) -> Iterator[tuple[int, Labelled]]:
+    def documents(self, example: AnyExample) -> Iterator[tuple[int, LabelledDocument]]:
         """The documents of an example, and where in its text each begins; none where its label is not the head's."""
         if isinstance(example, ClassExample):
             yield from self._class(example)
@@ -148,7 +148,7 @@ class _Reader:
             assert isinstance(example, AnswerExample)
             yield from self._windows(example)
 
-    def _class(self, example: ClassExample) -> Iterator[tuple[int, Labelled]]:
+    def _class(self, example: ClassExample) -> Iterator[tuple[int, LabelledDocument]]:
         if not set(example.labels) <= set(self.head.labels):
             return
         text, second = self._texts(example.text, example.second)
@@ -175,7 +175,7 @@ class _Reader:
             other[:longest] if len(other) > len(first) else other[:shorter]
         )
 
-    def _tagged(self, example: TaggedExample) -> Iterator[tuple[int, Labelled]]:
+    def _tagged(self, example: TaggedExample) -> Iterator[tuple[int, LabelledDocument]]:
         if not set(example.tags) <= set(self.head.labels):
             return
         words = word_tokens(self.tokenizer, example.words)
@@ -187,7 +187,7 @@ class _Reader:
         if kept:
             yield 0, with_tags(self.framing, words[:kept], label_numbers(self.head, example.tags[:kept]))
 
-    def _windows(self, example: AnswerExample) -> Iterator[tuple[int, Labelled]]:
+    def _windows(self, example: AnswerExample) -> Iterator[tuple[int, LabelledDocument]]:
         question = self.tokenizer.encode(example.question)[: self.room // 2]
         ids, places = self.tokenizer.encode_with_places(example.context)
         width = self.room - 3 - len(question)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from preceptor.parallel import data, pipeline
+from preceptor.parallel import data, pipeline, tensor
 from preceptor.parallel.layout import Piece
 from preceptor.parallel.mesh import Mesh
 from preceptor.parallel.placed import OnePass, Placed
@@ -23,6 +23,8 @@ def cut_up(model: nn.Module, mesh: Mesh, table: Mapping[str, str]) -> Placed:
     placed = Placed(model, weights, pieces, OnePass(model))
     if mesh.sizes.pipeline > 1:
         placed = pipeline.stages(placed, mesh)
+    if mesh.sizes.tensor > 1:
+        placed = tensor.split(placed, mesh, table)
     if mesh.sizes.shard > 1:
         return data.shard(placed, mesh)
     return replace(placed, sums=(*placed.sums, ("replicate", tuple(placed.weights))))

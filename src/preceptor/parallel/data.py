@@ -66,6 +66,8 @@ class _ShardedPasses:
         for module in self.whole.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
+                # Otherwise float32 is summed by an operation that only NCCL has.
+                module.set_force_sum_reduction_for_comms(True)
         self.sharded = dict(model.named_parameters())
 
     def begin(self, is_last: bool) -> None:

@@ -2,16 +2,20 @@
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from preceptor.parallel.mesh_config import AXES, MeshConfig, MeshSizes, sizes_of
+from preceptor.core.errors import ConfigError
+from preceptor.parallel.mesh_config import AXES, MeshConfig, MeshSizes, sizes_of, world_size
+from preceptor.parallel.team import Team
 
 Thing = TypeVar("Thing")
 _ALONE = MeshSizes()
@@ -27,33 +31,53 @@ class Mesh:
     devices: DeviceMesh | None = None
     """PyTorch's view of it; None with one process."""
     timeout_seconds: float = 300.0
+    everyone: dist.ProcessGroup | None = None
+    """All processes, where they are not to be spoken to by the group that all of them have anyway."""
+    team: Team = field(default_factory=Team)
+    """The same processes as they speak where one waits for another for long."""
 
     @classmethod
-    def join(cls, config: MeshConfig, device_type: str = "cpu") -> "Mesh":
+    def join(cls, config: MeshConfig, device_type: str = "cpu", team: Team | None = None) -> "Mesh":
         """The mesh of all processes that were started together; waits until all are there.
 
         Under torchrun, or what else sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Without them, one process.
 
         Raises:
-            ConfigError: the axes do not multiply to the number of processes.
+            ConfigError: the axes do not multiply to the number of processes, or there are fewer GPUs than those here.
         """
         world, rank = world_size(), int(os.environ.get("RANK", "0"))
         sizes = sizes_of(config, world)
         if world == 1:
             return cls(sizes, 0, config, timeout_seconds=config.timeout_seconds)
+        timeout = timedelta(seconds=config.timeout_seconds)
+        if device_type == "cuda":
+            torch.cuda.set_device(_own_gpu())
         if not dist.is_initialized():
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
-                timeout=timedelta(seconds=config.timeout_seconds),
-            )
+            # A team has a store of its own start; what a restart finds in that of the environment may be of the dead.
+            store = None if team is None or team.is_alone else PrefixStore("mesh", team.store)
+            backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world)
         devices = init_device_mesh(device_type, tuple(getattr(sizes, axis) for axis in AXES), mesh_dim_names=AXES)
-        return cls(sizes, rank, config, devices, config.timeout_seconds)
+        for axis in AXES:
+            # A group made for an axis would wait as long as PyTorch's default says.
+            _set_pg_timeout(timeout, devices.get_group(axis))
+        return cls(sizes, rank, config, devices, config.timeout_seconds, team=team or Team())
 
     @staticmethod
     def leave() -> None:
         """Say goodbye to the others, where there are any."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def apart(self, timeout_seconds: float = 3600.0) -> "Mesh":
+        """The same processes with a group of their own, by which a thread can speak while another trains.
+
+        All processes must ask for it at the same place. It knows no axes, and waits long: disks may be slow.
+        """
+        if self.is_alone:
+            return self
+        longest = timedelta(seconds=max(timeout_seconds, self.timeout_seconds))
+        return replace(self, devices=None, everyone=dist.new_group(backend="gloo", timeout=longest))
 
     @property
     def is_alone(self) -> bool:
@@ -124,10 +148,14 @@ class Mesh:
         """The number that the first process has."""
         return self.summed([number if self.is_first else 0.0])[0]
 
+    def said_by_first(self, text: str) -> str:
+        """What the first process says."""
+        return self.gathered(text if self.is_first else "")[0]
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if not self.is_alone:
-            dist.barrier()
+            dist.barrier(self.everyone)
 
     def gathered(self, text: str) -> list[str]:
         """What each process says, by rank."""
@@ -137,14 +165,17 @@ class Mesh:
             torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
         )
         lengths = [int(n) for n in self.summed([len(said) * (rank == self.rank) for rank in range(self.sizes.world)])]
+        if not max(lengths):
+            return [""] * len(lengths)
         heard = [torch.zeros(max(lengths), dtype=torch.uint8) for _ in lengths]
-        dist.all_gather(heard, torch.nn.functional.pad(said, (0, max(lengths) - len(said))))
+        padded = torch.nn.functional.pad(said, (0, max(lengths) - len(said)))
+        dist.all_gather(heard, padded, group=self.everyone)
         return [bytes(each[:length].tolist()).decode() for each, length in zip(heard, lengths, strict=True)]
 
     def _reduced(
         self, numbers: Sequence[float], how: dist.ReduceOp.RedOpType, axis: str | dist.ProcessGroup | None
     ) -> list[float]:
-        group = self.group(axis) if isinstance(axis, str) else axis
+        group = self.everyone if axis is None else self.group(axis) if isinstance(axis, str) else axis
         if self.is_alone or (axis is not None and group is None):
             return list(numbers)
         # Sums stay exact to the last bits in float64, and all processes get the same of them.
@@ -153,22 +184,23 @@ class Mesh:
         return [float(number) for number in told.tolist()]
 
 
+def _own_gpu() -> int:
+    """The GPU of this process among those of its host."""
+    place, here, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count(), _processes_here()
+    if there > here:
+        raise ConfigError(
+            f"{there} processes on a host with {here} GPUs",
+            path="mesh.processes",
+            remedy=f'start {here} on each host, or set device = "cpu"',
+        )
+    return place
+
+
+def _processes_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 ALONE = Mesh()
-
-
-def world_size() -> int:
-    """How many processes were started together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def require_processes(config: MeshConfig) -> None:
-    """Refuse a mesh that does not fit the number of processes, before anything is started.
-
-    Raises:
-        ConfigError: names the nearest mesh that does.
-    """
-    started = world_size() if "WORLD_SIZE" in os.environ else config.processes
-    sizes_of(config, started)
 
 
 def all_reduce(tensors: Sequence[Tensor], group: dist.ProcessGroup | None, bucket_bytes: int = 1 << 25) -> None:

@@ -1,6 +1,7 @@
 """What a recipe says of the processes that train together."""
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,8 +113,22 @@ def sizes_of(config: MeshConfig, world: int) -> MeshSizes:
         f"[mesh]: {sizes} make {sizes.world} processes, and there are {world}",
         path="mesh",
         expected=f"axes whose product is {world}",
-        remedy=f"set {_said(nearest(config, world))}, or start {sizes.world} processes",
+        remedy=f"set {_said(nearest(config, world))}, or start {sizes.world} processes (mesh.processes on one host)",
     )
+
+
+def world_size() -> int:
+    """How many processes were started together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def require_processes(config: MeshConfig) -> None:
+    """Refuse a mesh that does not fit the number of processes, before anything is started.
+
+    Raises:
+        ConfigError: names the nearest mesh that does.
+    """
+    sizes_of(config, world_size() if "RANK" in os.environ else config.processes)
 
 
 def nearest(config: MeshConfig, world: int) -> MeshSizes:

@@ -44,6 +44,8 @@ def load_responder(
 def sampling_of(out: Path, temperature: float | None = None) -> SamplingConfig:
     """How the run that is described in the folder draws its answers, at another temperature where one is given.
 
+    Beams draw nothing, so that with a temperature above zero there are none.
+
     Raises:
         ConfigError: the temperature is below zero.
     """
@@ -53,6 +55,8 @@ def sampling_of(out: Path, temperature: float | None = None) -> SamplingConfig:
     except (OSError, ValueError, KeyError):
         sampling = SamplingConfig()
     try:
-        return sampling if temperature is None else replace(sampling, temperature=temperature)
+        if temperature is None:
+            return sampling
+        return replace(sampling, temperature=temperature, beams=1 if temperature else sampling.beams)
     except ValueError as error:
         raise ConfigError(str(error), remedy="use 0 for the likeliest answer, or about 0.7") from error

@@ -35,14 +35,14 @@ CHUNK = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Teacher:
+class AnsweringTeacher:
     """A model that answers, and what it is known by."""
 
     responder: Responder
     id: str
 
 
-def load_teacher(path: Path, sampling: SamplingConfig) -> Teacher:
+def load_teacher(path: Path, sampling: SamplingConfig) -> AnsweringTeacher:
     """The newest model of a run's folder with its adapter, or the model of a folder or of a GGUF file.
 
     Raises:
@@ -52,7 +52,7 @@ def load_teacher(path: Path, sampling: SamplingConfig) -> Teacher:
     if path.is_dir() and not (path / MODEL_CONFIG_FILE).is_file():
         checkpoint, adapter = newest_model(Store(path / "artifacts"))
         known = checkpoint.id if adapter is None else adapter.id
-        return Teacher(replace(load_responder(path), sampling=sampling), known)
+        return AnsweringTeacher(replace(load_responder(path), sampling=sampling), known)
     model, tokenizer = find_model(path)
     if not isinstance(model, Decoder | ForeignModel):
         raise ConfigError(f"the model of {path} is no decoder and answers no questions", remedy="name another teacher")
@@ -62,10 +62,10 @@ def load_teacher(path: Path, sampling: SamplingConfig) -> Teacher:
             remedy="name a model that was (a chat or instruct model), or the folder of a run that was fine-tuned",
         )
     digest = hashlib.sha256("\n".join(inputs.of_base(path)).encode()).hexdigest()
-    return Teacher(Responder(model, tokenizer, sampling), f"sha256:{digest}")
+    return AnsweringTeacher(Responder(model, tokenizer, sampling), f"sha256:{digest}")
 
 
-def teacher_of(path: Path) -> finetune.Teacher:
+def teacher_of(path: Path) -> finetune.ProbabilityTeacher:
     """A model whose probabilities are learned; it is read when they are first wanted.
 
     Raises:
@@ -82,13 +82,15 @@ def teacher_of(path: Path) -> finetune.Teacher:
                 remedy=f"let it write answers instead: `preceptor distil {path} EXAMPLES --to FILE`",
             )
         known = checkpoint.id if adapter is None else adapter.id
-        return finetune.Teacher(partial(load_tuned, checkpoint.path, tuned), Tokenizer.load(checkpoint.path), known)
+        return finetune.ProbabilityTeacher(
+            partial(load_tuned, checkpoint.path, tuned), Tokenizer.load(checkpoint.path), known
+        )
     model, tokenizer = find_model(path)
     digest = hashlib.sha256("\n".join(inputs.of_base(path)).encode()).hexdigest()
-    return finetune.Teacher(lambda: model, tokenizer, f"sha256:{digest}")
+    return finetune.ProbabilityTeacher(lambda: model, tokenizer, f"sha256:{digest}")
 
 
-def distil(load: Callable[[], Teacher], questions: Path, target: Path) -> int:
+def distil(load: Callable[[], AnsweringTeacher], questions: Path, target: Path) -> int:
     """How many questions of a file are answered in the target, in its order, one conversation a line.
 
     What is answered so far stands in a file beside the target, from which the same call goes on. The draws of a

@@ -79,7 +79,7 @@ def _of_task(
         train=train,
         held_out=held_out,
         context_length=run.finetuning.context_length,
-        max_new_tokens=run.evaluation.max_answer_tokens,
+        writing=_writing(run),
         num_questions=run.evaluation.num_questions,
         seed=run.seed,
     )
@@ -192,18 +192,23 @@ def _continuations(run: Run, model: Decoder, tokenizer: Tokenizer, corpus: Corpu
     return rows
 
 
+def _writing(run: Run) -> SamplingConfig:
+    """How answers that are judged are written: the likeliest token each time, or the best that beams find."""
+    return replace(run.generation, temperature=0.0, max_new_tokens=run.evaluation.max_answer_tokens)
+
+
 def _question_answering(
     run: Run, parents: Mapping[str, Path], tokenizer: Tokenizer, held_out: ExampleSet, stop: Stop
 ) -> dict[str, Any]:
     """The same questions asked of the base model and of the fine-tuned one."""
     order = sorted(conversations(held_out), key=lambda example: derive(run.seed, "asked", example.question))
     asked = order[: run.evaluation.num_questions]
-    greedy = replace(_GREEDY, max_new_tokens=run.evaluation.max_answer_tokens)
-    base, knows_template = Responder(load_writer(parents["checkpoint"]), tokenizer, greedy), "tokens" not in parents
+    writing = _writing(run)
+    base, knows_template = Responder(load_writer(parents["checkpoint"]), tokenizer, writing), "tokens" not in parents
     ask = base.answer_many if knows_template else base.answer_many_in_plain_text
     before = answer_questions(asked, ask)
     stop.check()
-    tuned = Responder(load_writer(parents["checkpoint"], parents["adapter"]), tokenizer, greedy)
+    tuned = Responder(load_writer(parents["checkpoint"], parents["adapter"]), tokenizer, writing)
     after = answer_questions(asked, tuned.answer_many)
     samples = [
         {"question": example.question, "reference": example.answer, "before": first, "after": second}

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from preceptor.data.example_checks import check_examples
@@ -39,16 +39,6 @@ Pieces = Sequence[tuple[str, bool]]
 """Pieces of text, and whether each is learned."""
 
 
-class Documents(Protocol):
-    """What holds the documents of a training, such as an InstructObjective."""
-
-    num_examples: int
-
-    def document(self, number: int) -> tuple[list[int], list[bool]]:
-        """The ids of a document, and which of them are supervised."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Marked:
     """Text of which some is learned: in colour on a terminal that has it, in brackets elsewhere."""
@@ -68,28 +58,6 @@ class Marked:
                 shown = f"[{shown}]"
             text.append(shown, _LEARNED if is_learned else None)
         yield text
-
-
-def show_examples(
-    source: Documents | Sequence[tuple[Sequence[int], Sequence[bool]]], tokenizer: Tokenizer, count: int = 3
-) -> Group:
-    """The first documents as the model sees them, every supervised token marked, to be printed by rich.
-
-    ``source`` is an objective, or the ids of each document with which of them are supervised.
-    """
-    if isinstance(source, Sequence):
-        chosen = list(source[:count])
-    else:
-        chosen = [source.document(number) for number in range(min(count, source.num_examples))]
-    return Group(
-        *(
-            Marked(
-                f"example {number}: {len(ids):,} tokens, {sum(supervised):,} of them learned",
-                pieces_of(ids, supervised, tokenizer),
-            )
-            for number, (ids, supervised) in enumerate(chosen, 1)
-        )
-    )
 
 
 def pieces_of(ids: Sequence[int], supervised: Sequence[bool], tokenizer: Tokenizer) -> list[tuple[str, bool]]:

@@ -219,7 +219,9 @@ def _write_generation(making: Export, draft: Path) -> None:
     """How the run draws its answers, for programs that go by it."""
     path, sampling = draft / GENERATION_FILE, making.source.run.generation
     table = json.loads(path.read_text(encoding="utf-8")) | {"max_new_tokens": sampling.max_new_tokens}
-    if sampling.temperature > 0:
+    if sampling.beams > 1:
+        table |= {"num_beams": sampling.beams, "length_penalty": sampling.length_penalty}
+    elif sampling.temperature > 0:
         table |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
         table |= {"top_k": sampling.top_k}
     path.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -25,13 +25,14 @@ from preceptor.recipes.run import Run
 from preceptor.recipes.seen import Order
 from preceptor.recipes.stages import Stages
 from preceptor.recipes.unfinished import deciding
+from preceptor.serve.sampling import require_beams
 from preceptor.tokenizer import stream, training
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from preceptor.recipes.translation import Translator
-    from preceptor.train.finetune import Teacher
+    from preceptor.train.finetune import ProbabilityTeacher
     from preceptor.train.rate_finder import Note, RangeTest, RateSweep
     from preceptor.train.session import TrainingResult
 
@@ -186,7 +187,7 @@ class Pipeline(Stages):
                     train=stream.TokenStream.open(tokens.path, "train", loaded),
                     validation=stream.TokenStream.open(tokens.path, "validation", loaded),
                     tokenizer=loaded,
-                    draft=draft,
+                    draft=draft if self.team.is_first else None,
                     checkpoints=self._claimed("pretrain", key, settings, parents, encode(self.run.pretraining)),
                     run_key=key,
                     seed=self.run.seed,
@@ -196,13 +197,15 @@ class Pipeline(Stages):
                     blending=self._blending(),
                     base=None if base is None else base.path,
                     reader=inputs.reader_of(self.run.data),
+                    mesh=self._mesh(self.run.pretraining.device),
                 )
             _take(result, draft)
             draft.notes["settings"] = settings
 
         checkpoint = self._stage("pretrain", "checkpoint", settings, parents, make)
         # Which step saw which document is found out once, now, and not when somebody asks.
-        Order.of(self.out, checkpoint)
+        if self.team.is_first:
+            Order.of(self.out, checkpoint)
         return checkpoint
 
     def _only_base(self) -> Artifact:
@@ -240,6 +243,8 @@ class Pipeline(Stages):
 
     def _require_examples(self) -> None:
         """Read files of examples, and see that the model can learn from them, before the long work and not after."""
+        if self.run.generation.beams > 1:
+            require_beams(self.run.generation, inputs.family_of(self.run))
         named = self.run.finetuning.examples
         if not named:
             return
@@ -278,7 +283,7 @@ class Pipeline(Stages):
                     train=train,
                     held_out=held_out,
                     tokenizer=loaded,
-                    draft=draft,
+                    draft=draft if self.team.is_first else None,
                     checkpoints=self._claimed("finetune", key, settings, parents, encode(self.run.finetuning)),
                     run_key=key,
                     seed=self.run.seed,
@@ -286,12 +291,13 @@ class Pipeline(Stages):
                     stop=self.stop,
                     read_cost=LiveMeter(meter),
                     teacher=teacher,
+                    mesh=self._mesh(self.run.finetuning.device),
                 )
             _take(result, draft)
 
         return self._stage("finetune", "adapter", settings, parents, make)
 
-    def _teacher(self) -> "Teacher | None":
+    def _teacher(self) -> "ProbabilityTeacher | None":
         """The larger model whose probabilities are learned, if one is named."""
         named = self.run.finetuning.distil.teacher
         if not named:
@@ -357,6 +363,8 @@ class Pipeline(Stages):
             "context_length": self.run.pretraining.context_length,
             "seed": self.run.seed,
         }
+        if self.run.generation.beams > 1:
+            settings["beams"] = [self.run.generation.beams, self.run.generation.length_penalty]
 
         def make(draft: Draft, meter: Meter) -> None:
             from preceptor.recipes.evaluation import evaluate

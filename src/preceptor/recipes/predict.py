@@ -1,13 +1,13 @@
 """What a fine-tuned model says of texts that nobody has labelled."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from preceptor.adapters.attach import virtual_ids
 from preceptor.core.artifact import Store
-from preceptor.core.errors import ArtifactError, ConfigError
+from preceptor.core.errors import ArtifactError, ConfigError, DataError
 from preceptor.data.example_types import AnswerExample, AnyExample, ClassExample, ExampleSet, NumberExample
 from preceptor.data.example_types import TaggedExample as Tagged
 from preceptor.evaluate.predictions import (
@@ -26,6 +26,7 @@ from preceptor.recipes.folder import newest_model
 from preceptor.recipes.questions import Asked
 from preceptor.recipes.tuned import LearnedTask, load_tuned, task_of
 from preceptor.serve.chat import Responder, Writer
+from preceptor.serve.sampling import require_beams
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 _AT_ONCE = 64
@@ -43,15 +44,16 @@ class Predictor:
     writer: Responder | None
     """What writes, where the task's answers are text."""
 
-    def predict(self, asked: Sequence[Asked]) -> Iterator[Said]:
-        """What the model says of each text, in order.
+    def predict(self, asked: Iterable[Asked]) -> Iterator[tuple[Asked, Said]]:
+        """Each text with what the model says of it, in order; few are read ahead, however many there are.
 
         Raises:
             ConfigError: a text lacks what the task needs, such as a question.
+            DataError: a text cannot be read; what stands before it has been said by then.
         """
         say = _WAYS.get(self.learned.task, _texts)
-        for first in range(0, len(asked), _AT_ONCE):
-            yield from say(self, asked[first : first + _AT_ONCE])
+        for some in _together(asked):
+            yield from zip(some, say(self, some), strict=True)
 
     def read(self, examples: Sequence[AnyExample]) -> Prepared:
         """Examples, whatever their labels, as the model reads them."""
@@ -65,11 +67,29 @@ class Predictor:
         return cast(HeadConfig, self.model.heads[HEAD].config)
 
 
-def load_predictor(out: Path) -> Predictor:
-    """The newest fine-tuned model in the folder of a run.
+def _together(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
+    """As many texts at a time as are read at once; where one cannot be read, those before it come first."""
+    waiting: list[Asked] = []
+    try:
+        for each in asked:
+            waiting.append(each)
+            if len(waiting) == _AT_ONCE:
+                yield waiting
+                waiting = []
+    except DataError:
+        if waiting:
+            yield waiting
+        raise
+    if waiting:
+        yield waiting
+
+
+def load_predictor(out: Path, beams: int | None = None) -> Predictor:
+    """The newest fine-tuned model in the folder of a run; with ``beams`` it follows so many, whatever the run says.
 
     Raises:
         ArtifactError: the folder holds none, or a damaged one.
+        ConfigError: beams are asked of a model that follows none.
     """
     if not out.is_dir():
         raise ArtifactError(f"{out} does not exist", remedy=f"train a model first: `preceptor run RECIPE --out {out}`")
@@ -82,9 +102,17 @@ def load_predictor(out: Path) -> Predictor:
         )
     learned, tokenizer = task_of(tuned.path), Tokenizer.load(base.path)
     model = load_tuned(base.path, tuned.path).eval()
-    writer = None
-    if learned.task not in _WAYS:
-        writer = Responder(cast(Writer, model), tokenizer, sampling_of(out, temperature=0.0))
+    if learned.task in _WAYS:
+        if beams is not None:
+            raise ConfigError(
+                f"the model has learned the task {learned.task!r}, in which it writes nothing",
+                remedy="leave --beams out",
+            )
+        return Predictor(model, tokenizer, learned, None)
+    sampling = sampling_of(out, temperature=0.0)
+    sampling = sampling if beams is None else replace(sampling, beams=beams)
+    require_beams(sampling, model.config.family)
+    writer = Responder(cast(Writer, model), tokenizer, sampling)
     return Predictor(model, tokenizer, learned, writer)
 
 

@@ -31,8 +31,8 @@ class Suggestions(TypedDict):
     warnings: list[str]
 
 
-def suggestions(found: RangeTest, config: OptimizerConfig, stage: str) -> Suggestions:
-    """What a range test suggests for a stage that is trained with this optimizer."""
+def suggestions(found: RangeTest, config: OptimizerConfig, stage: str, *, has_teacher: bool = False) -> Suggestions:
+    """What a range test suggests for a stage that is trained with this optimizer, and with a teacher or without."""
     path = f"{_TABLES[stage]}.optimizer"
     settings = [f"{path}.learning_rate={found.steepest:.2g}"]
     if config.kind == "muon":
@@ -43,6 +43,8 @@ def suggestions(found: RangeTest, config: OptimizerConfig, stage: str) -> Sugges
         warnings.append("the loss never fell, so that these rates mean nothing; start lower with --from")
     elif found.still_falling:
         warnings.append("the loss still fell at the last rate; raise --to, for the best rate may lie beyond")
+    if has_teacher:
+        warnings.append("the teacher was left out, so that the loss is that of the answers alone")
     return {
         "stage": stage,
         "optimizer": config.kind,

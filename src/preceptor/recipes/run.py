@@ -15,6 +15,7 @@ from preceptor.models.base_config import BaseConfig
 from preceptor.models.config import ModelConfig
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.word_vectors_config import WordVectorsConfig
+from preceptor.parallel.mesh_config import MeshConfig
 from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.config import TokenizerConfig
 from preceptor.train.run import FinetuningConfig, PretrainingConfig
@@ -73,6 +74,8 @@ class Run:
     """How answers are drawn."""
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     """Who does the work of the data stage."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """Which processes train together."""
     footprint: FootprintConfig = field(default_factory=FootprintConfig)
     """What turns energy into emissions."""
 

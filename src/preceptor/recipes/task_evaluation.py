@@ -59,7 +59,8 @@ class Asked:
     train: ExampleSet
     held_out: ExampleSet
     context_length: int
-    max_new_tokens: int
+    writing: SamplingConfig
+    """How a model that writes does so."""
     num_questions: int
     """How many examples a model that writes is asked; one that has a head is asked all."""
     seed: int
@@ -184,9 +185,8 @@ def _texts(asked: Asked, model: LanguageModel) -> _Found:
     every = cast(Sequence[PairExample], asked.held_out.examples)
     examples = sorted(every, key=lambda each: derive(asked.seed, "asked", each.source))[: asked.num_questions]
     sources, references = [each.source for each in examples], [[each.target] for each in examples]
-    greedy = SamplingConfig(temperature=0.0, max_new_tokens=asked.max_new_tokens)
-    written = Responder(cast(Writer, model), asked.tokenizer, greedy).answer_many(sources)
-    before = Responder(load_writer(asked.base), asked.tokenizer, greedy).answer_many(sources)
+    written = Responder(cast(Writer, model), asked.tokenizer, asked.writing).answer_many(sources)
+    before = Responder(load_writer(asked.base), asked.tokenizer, asked.writing).answer_many(sources)
     score = translation_scores if asked.held_out.task == "translate" else summary_scores
     scores = score(references, written, sources, asked.seed)
     others = {each.name: each.score for each in score(references, before, sources, asked.seed).judged}

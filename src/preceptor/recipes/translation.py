@@ -1,7 +1,7 @@
 """A model that we trained as a translator, for back-translation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -26,4 +26,6 @@ class Translator:
 
 @cache
 def _responder(folder: Path) -> Responder:
-    return load_responder(folder, temperature=0.0)
+    responder = load_responder(folder, temperature=0.0)
+    # One beginning is followed whatever the run says, so that what it says of beams changes no corpus.
+    return replace(responder, sampling=replace(responder.sampling, beams=1))

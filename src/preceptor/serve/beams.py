@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from preceptor.serve.beam_config import BeamConfig
+from preceptor.serve.sampling import SamplingConfig
 
 _NEVER = -1e9
 
@@ -18,12 +18,12 @@ class Beams:
     Source: Wu et al. 2016, section 7, in the form that transformers made common.
     """
 
-    def __init__(self, count: int, config: BeamConfig, max_tokens: int, end_of_text_id: int, device: torch.device):
+    def __init__(self, count: int, config: SamplingConfig, max_tokens: int, end_of_text_id: int, device: torch.device):
         self._config, self._max_tokens, self._end = config, max_tokens, end_of_text_id
         # All beams start alike, so that only one of them may go on at first.
-        self._scores_BK = torch.full((count, config.beam_size), _NEVER, device=device)
+        self._scores_BK = torch.full((count, config.beams), _NEVER, device=device)
         self._scores_BK[:, 0] = 0.0
-        self._tokens_BKT = torch.empty((count, config.beam_size, 0), dtype=torch.int64, device=device)
+        self._tokens_BKT = torch.empty((count, config.beams, 0), dtype=torch.int64, device=device)
         self._ended: list[list[tuple[float, list[int]]]] = [[] for _ in range(count)]
         self._done = [False] * count
 
@@ -57,7 +57,7 @@ class Beams:
 
     def _end_some(self, candidates_BC: Tensor, beams_BC: Tensor, tokens_BC: Tensor, length: int) -> None:
         """Keep the best of the targets that end here: with the end of text, or because none may be longer."""
-        width = self._config.beam_size
+        width = self._config.beams
         ends_BC = (tokens_BC == self._end) | (length == self._max_tokens)
         for row, column in ends_BC[:, :width].nonzero().tolist():
             if self._done[row]:

@@ -14,7 +14,7 @@ from preceptor.data.example_types import Message
 from preceptor.models.encoder_decoder import EncoderDecoder
 from preceptor.serve.generate import OneSided, generate, generate_many
 from preceptor.serve.sampling import SamplingConfig
-from preceptor.serve.translate import sampled_targets, source_ids, stream_target
+from preceptor.serve.translate import source_ids, stream_target, target_ids
 from preceptor.tokenizer.chat import encode_prompt
 from preceptor.tokenizer.tokenizer import Tokenizer
 
@@ -56,7 +56,7 @@ class Responder:
         """The answers to many questions, or to conversations so far."""
         if isinstance(self.model, EncoderDecoder):
             sources = [self._source(question) for question in questions]
-            replies = sampled_targets(self.model, sources, self.sampling, self._end)
+            replies = target_ids(self.model, sources, self.sampling, self._end)
         else:
             prompts = [self._asked(question) for question in questions]
             replies = generate_many(self.model, prompts, self.sampling, self._end)

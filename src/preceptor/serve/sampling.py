@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from preceptor.core.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingConfig:
@@ -17,6 +19,10 @@ class SamplingConfig:
     """Longest answer in tokens."""
     seed: int = 0
     """The seed of the draws: same prompt, model and seed, same answer."""
+    beams: int = 1
+    """How many of the likeliest beginnings are followed at once, in place of drawing; for encoder-decoders."""
+    length_penalty: float = 1.0
+    """With beams, the power of its length that an answer's log-probability is divided by; larger favours long ones."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -28,3 +34,20 @@ class SamplingConfig:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.beams < 1:
+            raise ValueError(f"beams must be at least 1, got {self.beams}")
+
+
+def require_beams(config: SamplingConfig, family: str) -> None:
+    """Refuse several beams for a model that does not write targets for sources.
+
+    Raises:
+        ConfigError: says what to leave out.
+    """
+    if config.beams > 1 and family != "encoder_decoder":
+        raise ConfigError(
+            f"a model of the family {family!r} follows one beginning of an answer, not {config.beams}",
+            path="generation.beams",
+            expected="a model of the family encoder_decoder",
+            remedy="leave generation.beams out, or choose an encoder-decoder",
+        )

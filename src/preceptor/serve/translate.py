@@ -1,7 +1,6 @@
 """Targets for sources: what an encoder-decoder writes. The source is read once; a cache keeps the target so far."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,46 +8,12 @@ from torch import Tensor
 from preceptor.models.encoder_decoder import EncoderDecoder
 from preceptor.models.encoder_decoder_stacks import SourceCache
 from preceptor.nn.inputs import Inputs
-from preceptor.serve.beam_config import BeamConfig
 from preceptor.serve.beams import Beams
 from preceptor.serve.generate import sampler
 from preceptor.serve.sampling import SamplingConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 BATCH_SIZE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """The targets of sources, in order, and how many of the sources had to be cut to be read."""
-
-    texts: list[str]
-    num_cut: int
-
-
-def write_targets(
-    model: EncoderDecoder,
-    sources: Sequence[str],
-    tokenizer: Tokenizer,
-    config: BeamConfig | None = None,
-    *,
-    max_source_tokens: int | None = None,
-    prefix_ids: Sequence[int] = (),
-    batch_size: int = BATCH_SIZE,
-) -> Written:
-    """What the model writes for each source: the likeliest token each time, or the best target of a beam search.
-
-    A source is read as in training: ``prefix_ids``, its tokens, the end of text. One that is longer than
-    ``max_source_tokens`` (what the model can read, when left out) is cut at the end.
-    """
-    config = config or BeamConfig()
-    most = min(max_source_tokens or model.config.max_position_embeddings, model.config.max_position_embeddings)
-    framed = [source_ids(tokenizer, source, most, prefix_ids) for source in sources]
-    was_training = model.training
-    model.eval()
-    targets = target_ids(model, [ids for ids, _ in framed], config, tokenizer.end_of_text_id, batch_size)
-    model.train(was_training)
-    return Written([tokenizer.decode(target).strip() for target in targets], sum(is_cut for _, is_cut in framed))
 
 
 def source_ids(
@@ -62,32 +27,28 @@ def source_ids(
 def target_ids(
     model: EncoderDecoder,
     sources: Sequence[Sequence[int]],
-    config: BeamConfig,
-    end_of_text_id: int,
-    batch_size: int = BATCH_SIZE,
-) -> list[list[int]]:
-    """The ids of the target of each source, without the end of text, in batches of like length; each as if alone."""
-    if config.beam_size > 1:
-        return _in_batches(sources, batch_size, lambda some: _search(model, some, config, end_of_text_id))
-    greedy = SamplingConfig(temperature=0.0, max_new_tokens=config.max_new_tokens)
-    return sampled_targets(model, sources, greedy, end_of_text_id, batch_size)
-
-
-def sampled_targets(
-    model: EncoderDecoder,
-    sources: Sequence[Sequence[int]],
     config: SamplingConfig,
     end_of_text_id: int,
     batch_size: int = BATCH_SIZE,
 ) -> list[list[int]]:
-    """The same where each token is drawn from the model's distribution; with temperature 0 the likeliest is taken."""
-    return _in_batches(sources, batch_size, lambda some: _sample(model, some, config, end_of_text_id))
+    """The ids of the target of each source, without the end of text, in batches of like length; each as if alone.
+
+    With several beams it is the best that they find, and nothing is drawn.
+    """
+    write = _sample if config.beams == 1 else _search
+    return _in_batches(sources, batch_size, lambda some: write(model, some, config, end_of_text_id))
 
 
 def stream_target(
     model: EncoderDecoder, source: Sequence[int], config: SamplingConfig, end_of_text_id: int
 ) -> Iterator[int]:
-    """The ids of one target as they are drawn, until the end of text (which is not given out) or the longest answer."""
+    """The ids of one target as they are drawn, until the end of text (which is not given out) or the longest answer.
+
+    With several beams all come at the end.
+    """
+    if config.beams > 1:
+        yield from target_ids(model, [source], config, end_of_text_id)[0]
+        return
     choose, room = sampler(config), _room(model, config.max_new_tokens)
     cache = model.new_cache(1, room)
     tokens_B1 = model.start(_inputs(model, [source]), cache)
@@ -149,10 +110,10 @@ def _sample(
 
 
 def _search(
-    model: EncoderDecoder, sources: list[Sequence[int]], config: BeamConfig, end_of_text_id: int
+    model: EncoderDecoder, sources: list[Sequence[int]], config: SamplingConfig, end_of_text_id: int
 ) -> list[list[int]]:
     """The best target of each source among those that beam search finds."""
-    room, width = _room(model, config.max_new_tokens), config.beam_size
+    room, width = _room(model, config.max_new_tokens), config.beams
     cache = model.new_cache(len(sources) * width, room)
     start_B1 = model.start(_inputs(model, sources), cache)
     # The source is read once for all beams of a row.

@@ -1,6 +1,7 @@
 """Checkpoints of a running training: saved whole, verified or invisible, and resumed bit for bit.
 
-What is to be saved is copied while training waits, and written by a thread while training goes on.
+What is to be saved is copied while training waits, and written by a thread while training goes on. Of several processes
+each writes what it alone holds into one folder, from which any other number of processes can go on.
 """
 
 import json
@@ -9,25 +10,36 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from preceptor.core.artifact import load, write_folder
+from preceptor.core.artifact import load
 from preceptor.core.drafts import remove_folder
 from preceptor.core.errors import ArtifactError, OutputError
 from preceptor.core.progress import say
 from preceptor.parallel.engine import Engine
+from preceptor.parallel.mesh import ALONE, Mesh
 from preceptor.train.averaging import WeightAverage
+from preceptor.train.checkpoint_pieces import (
+    AVERAGE,
+    OPTIMIZER,
+    WEIGHTS,
+    Part,
+    SavedTensors,
+    file_of,
+    parts_of,
+    weight_of,
+    write_together,
+)
 from preceptor.train.optim import Optimizer
 from preceptor.train.state import TrainState
 
 KIND = "training-state"
-WEIGHTS_FILE, OPTIMIZER_FILE, AVERAGE_FILE = "weights.safetensors", "optimizer.safetensors", "average.safetensors"
 STATE_FILE = "state.json"
 _WAITING = 2
 """How many states may wait to be written: that of a step, and the best."""
@@ -47,20 +59,18 @@ class Checkpoints:
         self.waited_seconds = 0.0
         """How long training has waited for its checkpoints."""
         self._writer = _Writer() if in_background else None
+        self._apart: Mesh | None = None
 
     def save(
         self, engine: Engine, optimizer: Optimizer, state: TrainState, average: WeightAverage | None = None
     ) -> None:
         """Save the whole state; where it is not finite, or the disk is full, that is told and the older ones stand."""
         started = time.perf_counter()
-        files: dict[str, Mapping[str, Tensor]] = {
-            WEIGHTS_FILE: engine.parameters,
-            OPTIMIZER_FILE: optimizer.state_tensors(),
-        }
+        kinds: dict[str, Mapping[str, Tensor]] = {WEIGHTS: engine.parameters, OPTIMIZER: optimizer.state_tensors()}
         if average is not None and (averaged := average.state_tensors()):
-            files[AVERAGE_FILE] = averaged
+            kinds[AVERAGE] = averaged
         table = json.dumps(asdict(state))
-        self._write(f"step-{state.step:07d}", files, table, self._remove_old)
+        self._write(f"step-{state.step:07d}", engine, kinds, table, self._remove_old)
         self.waited_seconds += time.perf_counter() - started
 
     def keep_best(self, engine: Engine, step: int) -> None:
@@ -73,35 +83,51 @@ class Checkpoints:
                 if old.name != name:
                     remove_folder(old)
 
-        self._write(name, {WEIGHTS_FILE: engine.parameters}, "", remove_others)
+        self._write(name, engine, {WEIGHTS: engine.parameters}, "", remove_others)
         self.waited_seconds += time.perf_counter() - started
 
     def _write(
-        self, name: str, files: Mapping[str, Mapping[str, Tensor]], table: str, then: Callable[[], None]
+        self,
+        name: str,
+        engine: Engine,
+        kinds: Mapping[str, Mapping[str, Tensor]],
+        table: str,
+        then: Callable[[], None],
     ) -> None:
-        if (bad := _not_finite(files)) is not None:
+        if (bad := _not_finite(kinds, engine.mesh)) is not None:
             # It would take the place of one from which training can go on.
-            say(f"warning: {name} is not saved, as {bad} holds numbers that are not finite")
+            _warn(engine.mesh, f"{name} is not saved, as {bad} holds numbers that are not finite")
             return
         # Training changes weights in place, so what a thread writes must be a copy.
-        held = {file: _held(tensors, copy=self._writer is not None) for file, tensors in files.items()}
+        held = {
+            kind: _held(parts_of(kind, tensors, engine), copy=self._writer is not None)
+            for kind, tensors in kinds.items()
+        }
+        mesh = self._mesh_of_writing(engine.mesh)
 
         def write() -> None:
             try:
-                with write_folder(self.folder / name, KIND, self.key, {}) as draft:
-                    for file, tensors in held.items():
-                        save_file(tensors, draft.path / file)
-                    if table:
-                        (draft.path / STATE_FILE).write_text(table, encoding="utf-8")
+                write_together(
+                    mesh, self.folder / name, KIND, self.key, lambda draft: _write_files(held, mesh, table, draft)
+                )
             except OutputError as error:
-                say(f"warning: {name} could not be saved, training goes on: {error}")
+                _warn(mesh, f"{name} could not be saved, training goes on: {error}")
                 return
-            then()
+            if mesh.is_first:
+                then()
 
         if self._writer is None:
             write()
         else:
             self._writer.put(write)
+
+    def _mesh_of_writing(self, mesh: Mesh) -> Mesh:
+        """The processes that write, who do not speak by the group by which they train meanwhile."""
+        if self._writer is None:
+            return mesh
+        if self._apart is None:
+            self._apart = mesh.apart()
+        return self._apart
 
     def _remove_old(self) -> None:
         for old in self._folders()[: -self.keep]:
@@ -139,10 +165,14 @@ class Checkpoints:
         self.finish()
         folder = self.folder / f"best-{step:07d}"
         try:
-            load(folder, KIND)
-            self._put(load_file(folder / WEIGHTS_FILE), engine, folder)
+            with _told_to_all(engine.mesh):
+                if engine.mesh.is_first:
+                    load(folder, KIND)
+            everyone = _trained(engine)
+            with _told_to_all(engine.mesh):
+                _put(SavedTensors(folder, WEIGHTS), engine, everyone)
         except (ArtifactError, OSError) as error:
-            say(f"warning: the best weights, of step {step}, cannot be restored; the last ones stay: {error}")
+            _warn(engine.mesh, f"the best weights, of step {step}, cannot be restored; the last ones stay: {error}")
             return False
         return True
 
@@ -151,8 +181,23 @@ class Checkpoints:
         return self.go_back(engine, optimizer, average) or TrainState()
 
     def go_back(self, engine: Engine, optimizer: Optimizer, average: WeightAverage | None = None) -> TrainState | None:
-        """The newest state that verifies, loaded into the engine and optimizer; None, and nothing loaded, without."""
+        """The newest state that verifies, loaded into the engine and optimizer; None, and nothing loaded, without.
+
+        The first process says which it is, so that all load the same.
+        """
         self.finish()
+        name = ""
+        with _told_to_all(engine.mesh):
+            if engine.mesh.is_first:
+                name = self._newest()
+        if not (name := engine.mesh.said_by_first(name)):
+            return None
+        everyone = _trained(engine)
+        with _told_to_all(engine.mesh):
+            return _load(self.folder / name, engine, everyone, optimizer, average)
+
+    def _newest(self) -> str:
+        """The name of the newest state of this run that verifies; empty without."""
         for folder in reversed(self._folders()):
             try:
                 artifact = load(folder, KIND)
@@ -160,24 +205,8 @@ class Checkpoints:
                 say(f"warning: {folder.name} is passed over: {error.message}")
                 continue
             if artifact.key == self.key:
-                return self._load(folder, engine, optimizer, average)
-        return None
-
-    def _load(self, folder: Path, engine: Engine, optimizer: Optimizer, average: WeightAverage | None) -> TrainState:
-        self._put(load_file(folder / WEIGHTS_FILE), engine, folder)
-        optimizer.load_state_tensors(load_file(folder / OPTIMIZER_FILE))
-        if average is not None:
-            # A run that goes back may have an average now and had none then.
-            averaged = folder / AVERAGE_FILE
-            average.load_state_tensors(load_file(averaged) if averaged.exists() else {})
-        return _state_of(json.loads((folder / STATE_FILE).read_text(encoding="utf-8")), folder)
-
-    def _put(self, weights: Mapping[str, Tensor], engine: Engine, folder: Path) -> None:
-        if weights.keys() != engine.parameters.keys():
-            raise ArtifactError(f"{folder} holds the weights of another model", remedy="start into a new --out folder")
-        with torch.no_grad():
-            for name, parameter in engine.parameters.items():
-                parameter.copy_(weights[name])
+                return folder.name
+        return ""
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-[0-9]*")) if self.folder.is_dir() else []
@@ -194,21 +223,111 @@ def _state_of(table: Mapping[str, Any], folder: Path) -> TrainState:
     return TrainState(**table)
 
 
-def _not_finite(files: Mapping[str, Mapping[str, Tensor]]) -> str | None:
-    """A tensor of numbers that are not all finite."""
-    for tensors in files.values():
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                return name
-    return None
+def _load(
+    folder: Path, engine: Engine, everyone: set[str], optimizer: Optimizer, average: WeightAverage | None
+) -> TrainState:
+    """The state that was saved in a folder; what it says of weights, optimizer and average is now theirs."""
+    _put(SavedTensors(folder, WEIGHTS), engine, everyone)
+    optimizer.load_state_tensors(_states(SavedTensors(folder, OPTIMIZER), engine, everyone))
+    if average is not None:
+        # A run that goes back may have an average now and had none then.
+        average.load_state_tensors(_states(SavedTensors(folder, AVERAGE), engine, everyone))
+    return _state_of(json.loads((folder / STATE_FILE).read_text(encoding="utf-8")), folder)
 
 
-def _held(tensors: Mapping[str, Tensor], *, copy: bool) -> dict[str, Tensor]:
+def _trained(engine: Engine) -> set[str]:
+    """The names of the trained weights of all processes."""
+    return {name for said in engine.mesh.gathered(json.dumps([*engine.parameters])) for name in json.loads(said)}
+
+
+def _put(weights: SavedTensors, engine: Engine, everyone: set[str]) -> None:
+    """Give this process's weights the values that were saved; ``everyone`` are the names of those of all processes."""
+    if weights.names != everyone:
+        raise ArtifactError(
+            f"{weights.folder} holds the weights of another model", remedy="start into a new --out folder"
+        )
+    with torch.no_grad():
+        for name, parameter in engine.parameters.items():
+            parameter.copy_(weights.read(name, engine.pieces[name]))
+
+
+def _states(saved: SavedTensors, engine: Engine, everyone: set[str]) -> dict[str, Tensor]:
+    """The states of this process's weights as they were saved, and of weights that nobody knows, to be refused."""
+    found, count = {}, None
+    for name in saved.names:
+        weight = weight_of(saved.kind, name)
+        if weight in engine.parameters:
+            found[name] = saved.read(name, engine.pieces[weight])
+        elif name == "num_tensors":
+            count = int(saved.read(name, None))
+        elif weight not in everyone:
+            found[name] = saved.read(name, None)
+    if saved.kind == OPTIMIZER and (count is not None or saved.has_table):
+        # A table of several processes names all there are; of one process it stays to be seen how many are missing.
+        missing = 0 if count is None else count - (len(saved.names) - 1)
+        found["num_tensors"] = torch.tensor(len(found) + missing)
+    return found
+
+
+def _write_files(
+    held: Mapping[str, Mapping[str, Part]], mesh: Mesh, table: str, folder: Path
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """What is to be said of the files that this process has written into a folder, by kind and name of tensors."""
+    if table and mesh.is_first:
+        (folder / STATE_FILE).write_text(table, encoding="utf-8")
+    rows = {}
+    for kind, parts in held.items():
+        if parts or mesh.is_alone:
+            file = file_of(kind, mesh)
+            save_file({name: part.tensor for name, part in parts.items()}, folder / file)
+            rows[kind] = {name: part.row(file) for name, part in parts.items()}
+    return rows
+
+
+def _not_finite(kinds: Mapping[str, Mapping[str, Tensor]], mesh: Mesh = ALONE) -> str | None:
+    """A tensor of numbers that are not all finite, on any process."""
+    bad = next(
+        (
+            name
+            for tensors in kinds.values()
+            for name, tensor in tensors.items()
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+        ),
+        "",
+    )
+    return next(filter(None, mesh.gathered(bad)), None)
+
+
+def _held(parts: Mapping[str, Part], *, copy: bool) -> dict[str, Part]:
     """The tensors in host memory; copies, where they are to stay as they are now."""
     return {
-        name: tensor.detach().to("cpu", copy=copy, memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
+        name: replace(part, tensor=part.tensor.detach().to("cpu", copy=copy, memory_format=torch.contiguous_format))
+        for name, part in parts.items()
     }
+
+
+@contextmanager
+def _told_to_all(mesh: Mesh) -> Iterator[None]:
+    """A block in which no process speaks to others; where it fails for one, it fails for all.
+
+    Raises:
+        ArtifactError: what another process could not read.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    said = mesh.gathered("" if failure is None else str(failure) or "it failed")
+    if failure is not None:
+        raise failure
+    if text := next(filter(None, said), ""):
+        raise ArtifactError(text)
+
+
+def _warn(mesh: Mesh, text: str) -> None:
+    if mesh.is_first:
+        say(f"warning: {text}")
 
 
 class _Writer:

@@ -9,15 +9,17 @@ from preceptor.core.progress import say
 
 
 class EventLog:
-    """A file of events; what cannot be written is told all the same."""
+    """A file of events; what cannot be written is told all the same. Of several processes one writes."""
 
-    def __init__(self, path: Path, label: str) -> None:
-        self.path, self.label = path, label
+    def __init__(self, path: Path, label: str, *, writes: bool = True) -> None:
+        self.path, self.label, self.writes = path, label, writes
         self.warned = False
 
     def __call__(self, kind: str, text: str, **facts: Any) -> None:
         """Tell of an event, and append it."""
         say(f"{self.label}: {text}")
+        if not self.writes:
+            return
         line = json.dumps({"event": kind, "text": text, **facts, "at": round(time.time(), 3)})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,25 +9,28 @@ from typing import Any
 import torch
 
 from preceptor.adapters.adapter import trainable
-from preceptor.adapters.attach import adapt, save_adapter, virtual_ids
+from preceptor.adapters.attach import adapt, virtual_ids
 from preceptor.adapters.quantised import quantise, weight_bytes
 from preceptor.core.artifact import Draft
 from preceptor.core.errors import ConfigError, DataError, output_errors
 from preceptor.core.seeds import derive
 from preceptor.data.example_types import ExampleSet, PreferenceExample, Task
 from preceptor.models.heads import HeadConfig, attach_head
-from preceptor.models.interchange import load_model, save_model
+from preceptor.models.interchange import load_model
 from preceptor.models.language_model import LanguageModel
 from preceptor.objectives.batch import Objective
+from preceptor.objectives.classify import ClassifyObjective
 from preceptor.objectives.distil import distil_objective
 from preceptor.objectives.instruct import InstructObjective
 from preceptor.objectives.pairs import PairObjective
 from preceptor.objectives.preference import preference_objective
 from preceptor.objectives.task import HEAD, Prepared, TaskObjective, head_of, prepare
 from preceptor.objectives.task_config import require_task
+from preceptor.parallel.mesh import ALONE, Mesh
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.blend import count_steps, make_batches
+from preceptor.train.consolidated import Trained
 from preceptor.train.optim import freeze
 from preceptor.train.pretrain import resolve_model
 from preceptor.train.run import FinetuningConfig
@@ -46,7 +49,7 @@ _PRODUCTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Teacher:
+class ProbabilityTeacher:
     """A model whose probabilities are learned, loaded when they are first wanted."""
 
     load: Callable[[], LanguageModel]
@@ -65,6 +68,19 @@ class Learner:
     tokenizer: Tokenizer
     config: FinetuningConfig
     base: Path
+
+    def learn(self, examples: ExampleSet) -> Prepared:
+        """Examples as the model learns from them: as it reads them, with the loss that the settings ask for.
+
+        Raises:
+            DataError: as ``read``.
+        """
+        prepared = self.read(examples)
+        if not isinstance(prepared.objective, ClassifyObjective):
+            return prepared
+        assert self.head is not None
+        weights, smoothing = self.config.class_weights, self.config.label_smoothing
+        return replace(prepared, objective=prepared.objective.learned_by(weights, smoothing, len(self.head.labels)))
 
     def read(self, examples: ExampleSet) -> Prepared:
         """Examples as the model reads them.
@@ -106,6 +122,7 @@ def make_learner(
     model = _base_model(base, config).train()
     resolve_model(model.config, config, tokenizer)
     require_task(examples.task, model.config.family)
+    _require_classes(config, examples.task)
     head = head_of(examples, getattr(model.config, "dropout", 0.0))
     if head is not None:
         attach_head(model, HEAD, head, torch.Generator().manual_seed(derive(seed, "head")))
@@ -120,6 +137,20 @@ def make_learner(
             remedy=f"set finetuning.context_length to {model.longest_document} or less, or num_virtual_tokens lower",
         )
     return Learner(model, examples.task, head, tokenizer, config, base)
+
+
+def _require_classes(config: FinetuningConfig, task: Task) -> None:
+    """Refuse settings of the loss of classes where no class is learned."""
+    for name, is_set in (
+        ("class_weights", config.class_weights != "none"),
+        ("label_smoothing", config.label_smoothing),
+    ):
+        if is_set and task != "classify":
+            raise ConfigError(
+                f"finetuning.{name} is for the task 'classify', and the examples are for the task {task!r}",
+                path=f"finetuning.{name}",
+                remedy=f"leave finetuning.{name} out",
+            )
 
 
 def _base_model(base: Path, config: FinetuningConfig) -> LanguageModel:
@@ -144,16 +175,19 @@ def finetune(
     train: ExampleSet,
     held_out: ExampleSet,
     tokenizer: Tokenizer,
-    draft: Draft,
+    draft: Draft | None,
     checkpoints: Path,
     run_key: str,
     seed: int,
     metrics: Path,
     stop: StopRequest,
     read_cost: Callable[[], Mapping[str, Any]] = no_cost,
-    teacher: Teacher | None = None,
+    teacher: ProbabilityTeacher | None = None,
+    mesh: Mesh = ALONE,
 ) -> TrainingResult:
     """The result of learning a task, whose files are then in ``draft``; goes on from the newest checkpoint.
+
+    Of a mesh only the first process needs a draft.
 
     Raises:
         DataError: no example, or none of a validation set, leaves anything to learn from.
@@ -162,10 +196,12 @@ def finetune(
     """
     keep_freed_memory()
     learner = make_learner(base, config, train, tokenizer, seed)
-    prepared, check = learner.read(train), learner.read(held_out)
+    prepared, check = learner.learn(train), learner.read(held_out)
     objective: Objective = prepared.objective
     if teacher is not None:
-        objective = _taught(prepared.objective, teacher, config, tokenizer, checkpoints / "teacher")
+        # What the teacher thinks is written once, and read by all.
+        with mesh.team.first_goes_ahead("teacher", stop.check):
+            objective = _taught(prepared.objective, teacher, config, tokenizer, checkpoints / "teacher")
     batches = make_batches(objective, config, derive(seed, "finetuning"))
     result = train_model(
         config=config,
@@ -179,15 +215,17 @@ def finetune(
         read_cost=read_cost,
         label="finetune",
         sets=finetuning_sets(config, train.task, learner.read, seed),
+        mesh=mesh,
     )
-    _save(learner, config, draft.path, base_id)
-    _save_task(train, config, draft.path)
-    save_curve(result.state, draft.path)
-    return replace(result, facts=result.facts | _facts(learner.model, train, prepared, check))
+    _save(result.trained, tokenizer, config, draft.path if draft else None, base_id)
+    if draft is not None:
+        _save_task(train, config, draft.path)
+        save_curve(result.state, draft.path)
+    return replace(result, facts=result.facts | _facts(result.trained.model, train, prepared, check))
 
 
 def _taught(
-    objective: TaskObjective, teacher: Teacher, config: FinetuningConfig, tokenizer: Tokenizer, folder: Path
+    objective: TaskObjective, teacher: ProbabilityTeacher, config: FinetuningConfig, tokenizer: Tokenizer, folder: Path
 ) -> Objective:
     """The objective, which also learns the probabilities of a teacher; they are kept in a folder."""
     if not isinstance(objective, InstructObjective | PairObjective):
@@ -208,13 +246,14 @@ def _taught(
     )
 
 
-def _save(learner: Learner, config: FinetuningConfig, folder: Path, base_id: str) -> None:
+def _save(trained: Trained, tokenizer: Tokenizer, config: FinetuningConfig, folder: Path | None, base_id: str) -> None:
     """Write the adapter, or the whole model where all of it was trained."""
-    if config.adapter.kind == "full":
-        save_model(learner.model, folder, learner.tokenizer.end_of_text_id)
-        learner.tokenizer.save(folder)
-    else:
-        save_adapter(learner.model, config.adapter, folder, base_id)
+    if config.adapter.kind != "full":
+        trained.save_adapter(config.adapter, folder, base_id)
+        return
+    trained.save_model(folder, tokenizer.end_of_text_id)
+    if folder is not None:
+        tokenizer.save(folder)
 
 
 def _save_task(examples: ExampleSet, config: FinetuningConfig, folder: Path) -> None:
@@ -240,6 +279,8 @@ def _facts(model: LanguageModel, train: ExampleSet, prepared: Prepared, check: P
         "num_held_out_examples": len(set(check.owners)) - check.objective.num_too_long,
         "labels": list(train.labels),
     }
+    if isinstance(objective, ClassifyObjective) and objective.class_weights is not None:
+        facts["class_weights"] = [round(weight, 4) for weight in objective.class_weights.tolist()]
     if hasattr(objective, "num_supervised_tokens"):
         facts["num_supervised_tokens"] = objective.num_supervised_tokens
     return facts

@@ -8,6 +8,7 @@ from typing import Any
 
 from preceptor.core.errors import ConfigError
 from preceptor.core.units import Duration
+from preceptor.parallel.mesh import Mesh
 from preceptor.train.run import TrainingConfig
 from preceptor.train.state import TrainState
 
@@ -65,7 +66,6 @@ def length_of(config: TrainingConfig, num_steps: int, joules: Callable[[], float
     duration = Duration.parse(config.duration)
     if duration.kind != "joules":
         return Length(duration, num_steps)
-    joules = _now_and_then(joules)
     # The first reading also finds out whether energy can be measured at all.
     time.sleep(_SECONDS_BETWEEN_READINGS / 4)
     if not joules():
@@ -75,6 +75,25 @@ def length_of(config: TrainingConfig, num_steps: int, joules: Callable[[], float
             remedy='give seconds, steps, tokens or epochs, or set footprint.method = "codecarbon"',
         )
     return Length(duration, 0, joules)
+
+
+def agreed(read: Callable[[], float], mesh: Mesh, state: TrainState) -> Callable[[], float]:
+    """A reading that is the first process's for all, taken anew after each step at most: nobody may end before others.
+
+    With one process it is taken anew when the last one is some seconds old, as taking it takes time.
+    """
+    read = _now_and_then(read)
+    if mesh.is_alone:
+        return read
+    known, taken = 0.0, -1
+
+    def reading() -> float:
+        nonlocal known, taken
+        if taken != state.step:
+            known, taken = mesh.of_first(read() if mesh.is_first else 0.0), state.step
+        return known
+
+    return reading
 
 
 def _now_and_then(read: Callable[[], float]) -> Callable[[], float]:

@@ -65,6 +65,9 @@ def fit(
         is_skipped, measures = steps.update(step, fault, factor, num_steps)
         measured = time.perf_counter()
         state.seconds += measured - started
+        if length.duration.is_budget:
+            # Whether this was the last step must be the same for all.
+            state.seconds = engine.mesh.of_first(state.seconds)
         at_end = length.is_over(state)
         found = _validated(config, state, at_end, average, validate, keep_best)
         record = _record(state, step, config.optimizer.learning_rate * factor, is_skipped, measures, found)

@@ -15,13 +15,14 @@ from preceptor.data.mixture import Blending
 from preceptor.data.sources import Reader
 from preceptor.models.config import ModelConfig
 from preceptor.models.growth import with_output_layer
-from preceptor.models.interchange import architecture_of, load_model, save_model
+from preceptor.models.interchange import architecture_of, load_model
 from preceptor.models.language_model import LanguageModel
 from preceptor.models.word_vectors import start_from
 from preceptor.objectives.batch import Batches
 from preceptor.objectives.choice import objective_for
 from preceptor.objectives.noise import InputNoise
 from preceptor.objectives.spans import SpanObjective
+from preceptor.parallel.mesh import ALONE, Mesh
 from preceptor.tokenizer.stream import TokenStream
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
@@ -42,7 +43,7 @@ def pretrain(
     train: TokenStream,
     validation: TokenStream,
     tokenizer: Tokenizer,
-    draft: Draft,
+    draft: Draft | None,
     checkpoints: Path,
     run_key: str,
     seed: int,
@@ -52,11 +53,12 @@ def pretrain(
     blending: Blending,
     base: Path | None = None,
     reader: Reader = _READER,
+    mesh: Mesh = ALONE,
 ) -> TrainingResult:
     """The result of training a model, whose files are then in ``draft``; goes on from the newest checkpoint.
 
     It starts from random weights, or from those of the model in the folder ``base``, which then is of
-    ``model_config``. ``reader`` reads the validation sets.
+    ``model_config``. ``reader`` reads the validation sets. Of a mesh only the first process needs a draft.
 
     Raises:
         ConfigError: the context is longer than the model's, the streams have too little text, a file of word vectors
@@ -85,11 +87,13 @@ def pretrain(
         read_cost=read_cost,
         label="pretrain",
         sets=pretraining_sets(config, train, validation, tokenizer, seed, model_config, reader),
+        mesh=mesh,
     )
-    save_model(model, draft.path, tokenizer.end_of_text_id)
-    tokenizer.save(draft.path)
-    save_curve(result.state, draft.path)
-    return replace(result, facts=result.facts | started | _counts(model, order))
+    result.trained.save_model(draft.path if draft else None, tokenizer.end_of_text_id)
+    if draft is not None:
+        tokenizer.save(draft.path)
+        save_curve(result.state, draft.path)
+    return replace(result, facts=result.facts | started | _counts(result.trained.model, order))
 
 
 def _counts(model: LanguageModel, order: Order) -> dict[str, Any]:

@@ -213,6 +213,8 @@ def finetuning_range_test(
 ) -> RangeTest:
     """The range test from the weights and in the order with which a fine-tuning of these settings starts.
 
+    A teacher is left out: asking it about every example would take longer than the test.
+
     Raises:
         ConfigError: a target names no layer of the model.
         DataError: no example leaves an answer to learn from.
@@ -221,7 +223,7 @@ def finetuning_range_test(
     """
     keep_freed_memory()
     learner = make_learner(base, config, train, tokenizer, seed)
-    objective = learner.read(train).objective
+    objective = learner.learn(train).objective
     engine = place(learner.model)
     optimizer = Optimizer(engine.parameters, config.optimizer, width_scales(learner.model, config))
     batches = make_batches(objective, config, derive(seed, "finetuning"))

@@ -153,6 +153,11 @@ class FinetuningConfig(TrainingConfig):
     """What is trained."""
     quantise: Literal["none", "nf4"] = "none"
     """In which numbers the frozen weights of the base are kept: as they come, or as 4-bit NormalFloat (QLoRA)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """What the loss of each class is multiplied by while it trains; balanced lets rare classes count as much as common
+    ones; for task = "classify"."""
+    label_smoothing: float = 0.0
+    """The share of the target that is spread evenly over all classes while it trains; for task = "classify"."""
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     """How the better of two answers is learned; for task = "prefer"."""
     distil: DistilConfig = field(default_factory=DistilConfig)
@@ -171,6 +176,8 @@ class FinetuningConfig(TrainingConfig):
         require_licence(self.licence)
         if not 0 < self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction must be between 0 and 1, got {self.held_out_fraction}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing}")
         if self.quantise != "none" and self.adapter.kind == "full":
             raise ValueError(
                 'weights in 4 bits cannot train: leave quantise = "none" with adapter.kind = "full", or choose lora, '

@@ -34,9 +34,14 @@ def watch(
 ) -> Iterator[tuple[Hook, ...]]:
     """The hooks of a stage that goes on from ``state``, and is shown as ``label``; they are closed after the block.
 
+    Of several processes only the first is watched.
+
     Where ``read_cost`` can be read in the background, the joules so far are among the measures, with those of earlier
     sessions.
     """
+    if not engine.mesh.is_first:
+        yield ()
+        return
     settings: Any = plain(config, where="tracking")
     stage = Stage(metrics.stem, metrics.parent, settings, state.step)
     spent = joules_of(state.cost)
