@@ -106,7 +106,7 @@ def built(model, dtype="float64", adapter=None, head=False, frozen="", **changes
         attach_head(module, "tags", HeadConfig(kind="tagger", labels=("a", "b", "c")), generator)
     if frozen:
         module.get_submodule(frozen).requires_grad_(False)
-    return module.to(getattr(torch, dtype)), config.family
+    return module.to(getattr(torch, dtype)), architecture_of(config).family
 
 
 def curve(
@@ -126,9 +126,9 @@ def curve(
     """Losses and gradient norms of some steps of plain gradient descent with clipping; the last step's gradients."""
     module, family = built(model, dtype, head=head, **given)
     joined = Mesh.join(MeshConfig(**(mesh or {})))
-    engine = place(module, mesh=joined, dtype=getattr(torch, computes))
+    engine = place(module, mesh=joined, dtype=getattr(torch, computes), table=family.sharding)
     engine.loss_scale = loss_scale
-    batches = Batches(Read(family, head), 7, rows, rows_per_microbatch)
+    batches = Batches(Read(family.name, head), 7, rows, rows_per_microbatch)
     facts = {"losses": [], "norms": [], "pieces": {name: asdict(piece) for name, piece in engine.pieces.items()}}
     for piece in facts["pieces"].values():
         piece["copies"] = sorted(piece["copies"])
@@ -145,7 +145,7 @@ def curve(
                         if parameter.grad is not None:
                             parameter.sub_(parameter.grad, alpha=0.5)
     facts["tokens"], facts["correct"] = sums.tokens, sums.correct
-    held = joined.dealt([list(range(start, start + 2)) for start in range(0, 10, 2)])
+    held = joined.dealt([list(range(start, start + 2)) for start in range(0, 20, 2)])
     chunks = [(batches.objective.collate(chunk), counts) for chunk, counts in held]
     facts["evaluated"] = engine.evaluate(batches.objective, chunks)
     facts["held"] = sum(parameter.numel() for parameter in module.parameters())
@@ -159,8 +159,8 @@ def refusal(model="decoder", mesh=None, before=False, **given):
     joined = Mesh.join(MeshConfig(**mesh))
     try:
         module, family = built(model, **given)
-        engine = place(module, mesh=joined)
-        batches = Batches(Read(family, before=before), 7, 4, 2)
+        engine = place(module, mesh=joined, table=family.sharding)
+        batches = Batches(Read(family.name, before=before), 7, 4, 2)
         engine.forward_backward(batches.objective, batches.at(0, joined.share))
     except ConfigError as error:
         return {"message": error.message, "path": error.path, "remedy": error.remedy}, {}
@@ -171,8 +171,8 @@ def told(mesh):
     """What is said on standard error while two steps of one micro-batch are taken."""
     joined = Mesh.join(MeshConfig(**mesh))
     module, family = built("decoder")
-    engine = place(module, mesh=joined)
-    batches = Batches(Read(family), 7, 4, 4)
+    engine = place(module, mesh=joined, table=family.sharding)
+    batches = Batches(Read(family.name), 7, 4, 4)
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         for step in range(2):

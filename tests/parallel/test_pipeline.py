@@ -45,6 +45,11 @@ CASES = {
     "a head on an encoder": (2, TWO, {"model": "bert", "head": True, "lm_head": False}),
     "a head on an encoder-decoder": (2, TWO, {"model": "t5", "head": True}),
     "low ranks": (2, TWO, {"adapter": LORA}),
+    "low ranks of the embedding too": (
+        2,
+        TWO | INTERLEAVED,
+        {"adapter": LORA | {"target_modules": ["embed_tokens", "q_proj", "down_proj"]}},
+    ),
     "a prefix": (2, TWO, {"adapter": PREFIX, "max_position_embeddings": 20}),
     "a prefix of a network": (2, TWO, {"adapter": PREFIX | {"hidden_size": 4}, "max_position_embeddings": 20}),
     "four stages": (4, {"pipeline": 4}, {}),
@@ -55,6 +60,13 @@ CASES = {
     "two shards": (4, TWO | {"shard": 2}, {}),
     "two shards, untied": (4, TWO | GPIPE | {"shard": 2}, {"tie_word_embeddings": False}),
     "two shards, interleaved": (4, TWO | INTERLEAVED | {"shard": 2}, {}),
+    "layers cut in two": (4, TWO | {"tensor": 2}, {}),
+    "layers cut in two, untied, zero-bubble": (
+        4,
+        TWO | ZERO | {"tensor": 2},
+        {"model": "gpt2", "tie_word_embeddings": False},
+    ),
+    "layers of an encoder-decoder cut in two": (4, TWO | {"tensor": 2}, {"model": "t5"}),
     "two shards that stay": (4, TWO | {"shard": 2, "reshard_after_forward": False}, {"model": "t5"}),
     "two shards, summed each time": (4, TWO | {"shard": 2, "reduce_every_microbatch": True}, {}),
 }

@@ -168,7 +168,8 @@ def _drop_below(part: nn.Module, prefix: str, held: Collection[str]) -> None:
         if name not in _BELOW or any(f"{prefix}{name}.{weight}" in held for weight in own):
             continue
         if name in _VOCABULARY:
-            setattr(home, name, _NoEmbedding(next(child.parameters())))
+            like: Any = child.weight
+            setattr(home, name, _NoEmbedding(like))
         elif name.startswith("embed_"):
             setattr(home, name, None)
         else:

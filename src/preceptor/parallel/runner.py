@@ -16,6 +16,9 @@ from preceptor.parallel.placed import ChunkPasses
 from preceptor.parallel.schedules import Action, idle_share, schedule
 from preceptor.parallel.split_backward import DueProducts
 
+_EVALUATED_AT_ONCE = 4
+"""For each process of a pipeline, how many batches may be on their way to the next when nothing is trained."""
+
 
 class Runner:
     """Who runs the micro-batches of a step through the stages of this process."""
@@ -63,6 +66,12 @@ class Runner:
 
     def evaluate(self, objective: Any, batches: Sequence[Any]) -> list[tuple[float, int, int]]:
         """The same of each batch, without gradients."""
+        # No backward pass holds back a stage that is faster than those behind it.
+        size = _EVALUATED_AT_ONCE * self.processes
+        parts = [batches[start : start + size] for start in range(0, len(batches), size)]
+        return [each for part in parts for each in self._evaluated(objective, part)]
+
+    def _evaluated(self, objective: Any, batches: Sequence[Any]) -> list[tuple[float, int, int]]:
         found: list[tuple[Any, ...]] = [(0.0, 0, 0)] * len(batches)
         for action in self._actions("gpipe", len(batches)):
             if action.kind == "forward":
