@@ -1,6 +1,7 @@
 """What ranks do together in the tests of checkpoints; each function runs in every process of a mesh."""
 
 import os
+import weakref
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +9,11 @@ from pathlib import Path
 import torch
 from scenes import Documents, built
 
+import preceptor.parallel.whole as whole
 import preceptor.train.checkpoint as checkpoint
+from preceptor.adapters.adapter_config import AdapterConfig
+from preceptor.adapters.attach import adapt
+from preceptor.core.errors import ConfigError, OutputError
 from preceptor.objectives.batch import Batches
 from preceptor.parallel.engine import place
 from preceptor.parallel.mesh import Mesh
@@ -16,8 +21,11 @@ from preceptor.parallel.mesh_config import MeshConfig
 from preceptor.train.averaging import WeightAverage
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.checkpoint_pieces import weight_of
+from preceptor.train.consolidated import Trained, outlined
 from preceptor.train.optim import Optimizer
 from preceptor.train.optim_config import AveragingConfig, OptimizerConfig
+from preceptor.train.placement import prepared
+from preceptor.train.run import PretrainingConfig
 from preceptor.train.state import TrainState
 
 CHANGES = {"vocab_size": 41}
@@ -166,3 +174,75 @@ def best(folder, mesh=None):
     is_there, is_not = saved.restore_best(run.engine, 1), saved.restore_best(run.engine, 7)
     same = all(torch.equal(kept[name], weight) for name, weight in run.engine.parameters.items())
     return {"same": same, "is_there": is_there, "is_not": is_not}, {}
+
+
+def export(folder, mesh=None, model="decoder", max_file_bytes=5_000_000_000, room=True):
+    """A trained model as a folder, with the most bytes of whole weights that lived at any time on any process."""
+    module, table = built(model, "float32", **CHANGES)
+    joined = Mesh.join(MeshConfig(**(mesh or {})))
+    outline = module if joined.is_alone else outlined(module)
+    engine = place(module, mesh=joined, table=table)
+    counts = Lives()
+    look_up = whole._Whole.__getitem__
+    whole._Whole.__getitem__ = lambda self, name: counts.born(look_up(self, name))
+    target = Path(folder) / "nowhere" if not room else Path(folder)
+    failure = ""
+    try:
+        trained = Trained(outline, engine)
+        trained.save_model(target if joined.is_first else None, 0, max_file_bytes=max_file_bytes)
+    except OutputError as error:
+        failure = str(error)
+    except Exception as error:
+        failure = type(error).__name__
+    finally:
+        whole._Whole.__getitem__ = look_up
+    return {"most": counts.most, "total": counts.total, "failure": failure}, {}
+
+
+class Lives:
+    """How many bytes of tensors have lived at the same time."""
+
+    def __init__(self):
+        self.now = self.most = self.total = 0
+
+    def born(self, tensor):
+        size = tensor.nbytes
+        self.now, self.total = self.now + size, self.total + size
+        self.most = max(self.most, self.now)
+        weakref.finalize(tensor.untyped_storage(), self.gone, size)
+        return tensor
+
+    def gone(self, size):
+        self.now -= size
+
+
+def export_adapter(folder, kind, magnitude=False, mesh=None):
+    """An adapter and a head, as a folder."""
+    module, table = built("decoder", "float32", **CHANGES)
+    config = (
+        AdapterConfig(kind=kind, rank=2, magnitude=magnitude)
+        if kind == "lora"
+        else AdapterConfig(kind=kind, num_virtual_tokens=3)
+    )
+    adapt(module, config, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    joined = Mesh.join(MeshConfig(**(mesh or {})))
+    outline = module if joined.is_alone else outlined(module)
+    trained = Trained(outline, place(module, mesh=joined, table=table))
+    trained.save_adapter(config, Path(folder) if joined.is_first else None, "base")
+    return {}, {}
+
+
+def refused(folder, kind, mesh=None):
+    """What is said of an optimizer, before a model is placed."""
+    module, _ = built("decoder", "float32", **CHANGES)
+    joined = Mesh.join(MeshConfig(**(mesh or {})))
+    config = PretrainingConfig(context_length=16, batch_tokens=64, optimizer=OptimizerConfig(kind=kind))
+    try:
+        prepared(module, config, 1, joined)
+    except ConfigError as error:
+        return {"path": error.path, "remedy": error.remedy}, {}
+    return {"path": "", "remedy": ""}, {}

@@ -6,6 +6,9 @@ import pytest
 import torch
 from processes import Processes, assembled
 from safetensors.torch import load_file
+from scenes import built
+
+from preceptor.models.interchange import load_model
 
 LAYOUTS = {
     "one": (1, {}),
@@ -125,6 +128,47 @@ def test_a_flipped_bit_in_one_processs_file_is_seen_by_all(processes, tmp_path):
 def test_the_best_weights_are_found_again(processes, tmp_path, layout):
     for facts, _ in run(processes, "best", layout, folder=str(tmp_path)):
         assert facts == {"same": True, "is_there": True, "is_not": False}
+
+
+@pytest.mark.parametrize("layout", ["two shards", "two copies of two shards"])
+def test_the_whole_model_is_written_with_one_file_in_memory(processes, tmp_path, layout):
+    folders = [tmp_path / name for name in ("alone", "together")]
+    for folder in folders:
+        folder.mkdir()
+    given = {"max_file_bytes": 6000}
+    run(processes, "export", "one", folder=str(folders[0]), **given)
+    answers = run(processes, "export", layout, folder=str(folders[1]), **given)
+    files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+    assert files[0] == files[1] and sum(name.endswith(".safetensors") for name in files[0]) > 4
+    facts, others = answers[0][0], answers[1:]
+    largest = max(len(content) for name, content in files[0].items() if name.endswith(".safetensors"))
+    assert largest / 2 < facts["most"] <= largest < facts["total"] / 4
+    assert all(each["most"] == 0 for each, _ in others)
+    module = built("decoder", "float32", vocab_size=41)[0]
+    model = load_model(folders[1])
+    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in module.state_dict().items())
+
+
+def test_where_the_first_process_cannot_write_the_model_all_are_told(processes, tmp_path):
+    first, second = run(processes, "export", "two shards", folder=str(tmp_path), room=False)
+    assert first[0]["failure"] and "the first process has failed" in second[0]["failure"]
+
+
+@pytest.mark.parametrize("given", [{"kind": "lora"}, {"kind": "lora", "magnitude": True}, {"kind": "prefix"}])
+def test_an_adapter_is_written_whole(processes, tmp_path, given):
+    folders = [tmp_path / name for name in ("alone", "together")]
+    for folder, layout in zip(folders, ("one", "two shards"), strict=True):
+        folder.mkdir()
+        run(processes, "export_adapter", layout, folder=str(folder), **given)
+    files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+    assert files[0] == files[1] and len(files[0]) == 2
+
+
+@pytest.mark.parametrize("kind", ["muon", "adafactor"])
+def test_optimizers_of_whole_matrices_are_refused_where_they_are_cut_up(processes, tmp_path, kind):
+    for facts, _ in run(processes, "refused", "two shards", folder=str(tmp_path), kind=kind):
+        assert facts["path"] == "optimizer.kind" and "adamw" in facts["remedy"] and "mesh.shard = 1" in facts["remedy"]
+    assert run(processes, "refused", "two copies", folder=str(tmp_path), kind=kind)[0][0]["path"] == ""
 
 
 def test_a_process_that_is_killed_while_it_writes_leaves_the_checkpoint_before(processes, tmp_path):

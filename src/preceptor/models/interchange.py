@@ -1,7 +1,7 @@
 """Models to and from the folders that transformers reads: config.json and safetensors, never pickle."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from preceptor.models import (
     foreign,
     two_stream_architectures,
 )
-from preceptor.models.architecture import Architecture
+from preceptor.models.architecture import Architecture, TensorRow
 from preceptor.models.bitsandbytes_files import restored
 from preceptor.models.decoder import Decoder
 from preceptor.models.foreign_config import ForeignConfig
@@ -121,8 +121,11 @@ def save_model(
     *,
     dtype: torch.dtype = torch.float32,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write config.json, generation_config.json and the weights into an existing folder.
+
+    ``state`` is taken in place of the model's own tensors but those of heads, each when its file is written.
 
     Raises:
         ConfigError: weights are kept in 4 bits, which these files have no place for.
@@ -139,10 +142,12 @@ def save_model(
             model.save(folder, dtype)
         return
     table = to_config_json(model.config, end_of_text_id) | {"dtype": str(dtype).removeprefix("torch.")}
-    state = to_their_tensors(architecture_of(model.config), model.config, _without_heads(model.state_dict()))
+    own = _without_heads(model.state_dict())
     with output_errors(folder):
         save_heads(model, folder)
-        _save_tensors({name: tensor.to(dtype).contiguous() for name, tensor in state.items()}, folder, max_shard_bytes)
+        shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+        files = _files(model.config, shapes, dtype, max_shard_bytes)
+        _save_tensors(files, own if state is None else state, model.config, dtype, folder)
         _write_json(folder / CONFIG_FILE, table)
         if end_of_text_id is not None:
             ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_text_id)
@@ -184,26 +189,40 @@ def with_heads(model: LanguageModel, folder: Path) -> LanguageModel:
     return model
 
 
-def _save_tensors(state: Mapping[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
-    """Write one file, or numbered files and an index of them."""
-    shards: list[dict[str, Tensor]] = [{}]
-    room = max_shard_bytes
-    for name, tensor in state.items():
-        if tensor.nbytes > room and shards[-1]:
-            shards.append({})
-            room = max_shard_bytes
-        shards[-1][name] = tensor
-        room -= tensor.nbytes
-    if len(shards) == 1:
-        save_file(shards[0], folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        return
+def _files(
+    config: Any, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, max_bytes: int
+) -> list[dict[TensorRow, int]]:
+    """Which of transformers' tensors go into which file, with their sizes in bytes."""
+    files: list[dict[TensorRow, int]] = [{}]
+    room = max_bytes
+    for row in architecture_of(config).pairs(shapes):
+        joined = row.layout.join([torch.empty(shapes[name], device="meta") for name in row.ours], config)
+        num_bytes = joined.numel() * dtype.itemsize
+        if num_bytes > room and files[-1]:
+            files.append({})
+            room = max_bytes
+        files[-1][row] = num_bytes
+        room -= num_bytes
+    return files
+
+
+def _save_tensors(
+    files: Sequence[Mapping[TensorRow, int]], state: Mapping[str, Tensor], config: Any, dtype: torch.dtype, folder: Path
+) -> None:
+    """Write one file, or numbered files and an index of them; of no more than one file are the tensors held."""
     places: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file_name, metadata={"format": "pt"})
-        places |= dict.fromkeys(shard, file_name)
-    total = sum(tensor.nbytes for tensor in state.values())
-    _write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": places})
+    for number, rows in enumerate(files, 1):
+        file_name = WEIGHTS_FILE if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        tensors = {
+            row.theirs: row.layout.join([state[name].detach() for name in row.ours], config).to(dtype).contiguous()
+            for row in rows
+        }
+        save_file(tensors, folder / file_name, metadata={"format": "pt"})
+        places |= dict.fromkeys(tensors, file_name)
+        del tensors
+    if len(files) > 1:
+        total = sum(num_bytes for rows in files for num_bytes in rows.values())
+        _write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": places})
 
 
 def load_model(folder: Path) -> LanguageModel:

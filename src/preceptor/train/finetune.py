@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from preceptor.adapters.adapter import trainable
-from preceptor.adapters.attach import adapt, save_adapter, virtual_ids
+from preceptor.adapters.attach import adapt, virtual_ids
 from preceptor.adapters.quantised import quantise, weight_bytes
 from preceptor.core.artifact import Draft
 from preceptor.core.errors import ConfigError, DataError, output_errors
 from preceptor.core.seeds import derive
 from preceptor.data.example_types import ExampleSet, PreferenceExample, Task
 from preceptor.models.heads import HeadConfig, attach_head
-from preceptor.models.interchange import load_model, save_model
+from preceptor.models.interchange import load_model
 from preceptor.models.language_model import LanguageModel
 from preceptor.objectives.batch import Objective
 from preceptor.objectives.classify import ClassifyObjective
@@ -30,6 +30,7 @@ from preceptor.parallel.mesh import ALONE, Mesh
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.train.allocator import keep_freed_memory
 from preceptor.train.blend import count_steps, make_batches
+from preceptor.train.consolidated import Trained
 from preceptor.train.optim import freeze
 from preceptor.train.pretrain import resolve_model
 from preceptor.train.run import FinetuningConfig
@@ -174,7 +175,7 @@ def finetune(
     train: ExampleSet,
     held_out: ExampleSet,
     tokenizer: Tokenizer,
-    draft: Draft,
+    draft: Draft | None,
     checkpoints: Path,
     run_key: str,
     seed: int,
@@ -186,7 +187,7 @@ def finetune(
 ) -> TrainingResult:
     """The result of learning a task, whose files are then in ``draft``; goes on from the newest checkpoint.
 
-    Of several processes all train, and the first one saves.
+    Of a mesh only the first process needs a draft.
 
     Raises:
         DataError: no example, or none of a validation set, leaves anything to learn from.
@@ -216,12 +217,11 @@ def finetune(
         sets=finetuning_sets(config, train.task, learner.read, seed),
         mesh=mesh,
     )
-    if not mesh.is_first:
-        return result
-    _save(learner, config, draft.path, base_id)
-    _save_task(train, config, draft.path)
-    save_curve(result.state, draft.path)
-    return replace(result, facts=result.facts | _facts(learner.model, train, prepared, check))
+    _save(result.trained, tokenizer, config, draft.path if draft else None, base_id)
+    if draft is not None:
+        _save_task(train, config, draft.path)
+        save_curve(result.state, draft.path)
+    return replace(result, facts=result.facts | _facts(result.trained.model, train, prepared, check))
 
 
 def _taught(
@@ -246,13 +246,14 @@ def _taught(
     )
 
 
-def _save(learner: Learner, config: FinetuningConfig, folder: Path, base_id: str) -> None:
+def _save(trained: Trained, tokenizer: Tokenizer, config: FinetuningConfig, folder: Path | None, base_id: str) -> None:
     """Write the adapter, or the whole model where all of it was trained."""
-    if config.adapter.kind == "full":
-        save_model(learner.model, folder, learner.tokenizer.end_of_text_id)
-        learner.tokenizer.save(folder)
-    else:
-        save_adapter(learner.model, config.adapter, folder, base_id)
+    if config.adapter.kind != "full":
+        trained.save_adapter(config.adapter, folder, base_id)
+        return
+    trained.save_model(folder, tokenizer.end_of_text_id)
+    if folder is not None:
+        tokenizer.save(folder)
 
 
 def _save_task(examples: ExampleSet, config: FinetuningConfig, folder: Path) -> None:

@@ -20,6 +20,7 @@ from preceptor.nn.float8 import has_float8, to_float8
 from preceptor.objectives.batch import Batches
 from preceptor.parallel.engine import Engine, chosen_device, place
 from preceptor.parallel.mesh import ALONE, Mesh
+from preceptor.parallel.mesh_config import MeshSizes
 from preceptor.train.activations import blocks_of
 from preceptor.train.optim import freeze
 from preceptor.train.run import TrainingConfig
@@ -75,6 +76,30 @@ def require_machine(config: TrainingConfig, where: str = "") -> None:
         )
 
 
+def require_whole_matrices(config: TrainingConfig, sizes: MeshSizes, where: str = "") -> None:
+    """Refuse optimizers that look at whole matrices where processes hold parts of them.
+
+    Raises:
+        ConfigError: names the axis that cuts them up and what works.
+    """
+    cut = [axis for axis in ("shard", "tensor") if getattr(sizes, axis) > 1]
+    kind = config.optimizer.kind
+    if not cut or kind not in ("muon", "adafactor"):
+        return
+    needs = {
+        "muon": "makes each update orthogonal, for which it needs the whole matrix",
+        "adafactor": "keeps the means of whole rows and columns, and scales each update by its whole size",
+    }
+    where = where and f"{where}."
+    raise ConfigError(
+        f"{where}optimizer.kind is {kind}, which {needs[kind]}, and mesh.{cut[0]} = {getattr(sizes, cut[0])} leaves "
+        "each process a part of every matrix",
+        path=f"{where}optimizer.kind",
+        remedy=f'choose "adamw", or keep matrices whole with {" and ".join(f"mesh.{axis} = 1" for axis in cut)}, where '
+        "mesh.replicate takes the other processes",
+    )
+
+
 def require_groups(config: TrainingConfig, model_config: ModelConfig) -> None:
     """Refuse groups of weights that name none, by a model that is built without memory for its weights.
 
@@ -95,6 +120,7 @@ def prepared(model: LanguageModel, config: TrainingConfig, num_steps: int, mesh:
         ConfigError: this machine has not what the settings ask for.
     """
     require_machine(config)
+    require_whole_matrices(config, mesh.sizes)
     table = sharding_of(model, architecture_of(model.config).family.sharding) if mesh.sizes.tensor > 1 else {}
     engine = place(model, chosen_device(config.device), _DTYPES[config.precision.kind], mesh, table)
     if config.precision.kind == "float8":

@@ -15,7 +15,7 @@ from preceptor.data.mixture import Blending
 from preceptor.data.sources import Reader
 from preceptor.models.config import ModelConfig
 from preceptor.models.growth import with_output_layer
-from preceptor.models.interchange import architecture_of, load_model, save_model
+from preceptor.models.interchange import architecture_of, load_model
 from preceptor.models.language_model import LanguageModel
 from preceptor.models.word_vectors import start_from
 from preceptor.objectives.batch import Batches
@@ -43,7 +43,7 @@ def pretrain(
     train: TokenStream,
     validation: TokenStream,
     tokenizer: Tokenizer,
-    draft: Draft,
+    draft: Draft | None,
     checkpoints: Path,
     run_key: str,
     seed: int,
@@ -58,7 +58,7 @@ def pretrain(
     """The result of training a model, whose files are then in ``draft``; goes on from the newest checkpoint.
 
     It starts from random weights, or from those of the model in the folder ``base``, which then is of
-    ``model_config``. ``reader`` reads the validation sets. Of several processes all train, and the first one saves.
+    ``model_config``. ``reader`` reads the validation sets. Of a mesh only the first process needs a draft.
 
     Raises:
         ConfigError: the context is longer than the model's, the streams have too little text, a file of word vectors
@@ -89,12 +89,11 @@ def pretrain(
         sets=pretraining_sets(config, train, validation, tokenizer, seed, model_config, reader),
         mesh=mesh,
     )
-    if not mesh.is_first:
-        return result
-    save_model(model, draft.path, tokenizer.end_of_text_id)
-    tokenizer.save(draft.path)
-    save_curve(result.state, draft.path)
-    return replace(result, facts=result.facts | started | _counts(model, order))
+    result.trained.save_model(draft.path if draft else None, tokenizer.end_of_text_id)
+    if draft is not None:
+        tokenizer.save(draft.path)
+        save_curve(result.state, draft.path)
+    return replace(result, facts=result.facts | started | _counts(result.trained.model, order))
 
 
 def _counts(model: LanguageModel, order: Order) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from preceptor.parallel.mesh import ALONE, Mesh
 from preceptor.train.activations import saving_activations
 from preceptor.train.averaging import WeightAverage
 from preceptor.train.checkpoint import Checkpoints
+from preceptor.train.consolidated import Trained, outlined
 from preceptor.train.events import EventLog
 from preceptor.train.length import agreed, joules_of, length_of
 from preceptor.train.loop import fit
@@ -41,6 +42,8 @@ class TrainingResult:
     facts: dict[str, Any]
     resumed_cost: Mapping[str, Any]
     """The cost of earlier sessions of this run, as their last checkpoint recorded it."""
+    trained: Trained
+    """The model, to be saved by all processes together."""
 
 
 def no_cost() -> dict[str, Any]:
@@ -73,6 +76,7 @@ def train_model(
     require_measures(_STAGES.get(label, label), config.early_stopping.metric, (), sets)
     # These are of the whole model, of which only a part may be here in a moment.
     scales, flops = width_scales(model, config), step_flops_of(model, batches)
+    outline = model if mesh.is_alone else outlined(model)
     engine = prepared(model, config, num_steps, mesh)
     optimizer = Optimizer(engine.parameters, config.optimizer, scales, config.memory, checkpoints.folder)
     average = WeightAverage(config.averaging, engine.parameters)
@@ -106,7 +110,7 @@ def train_model(
     facts = _facts(state, batches)
     if config.early_stopping.patience:
         facts |= _best(state, checkpoints, engine, num_steps, label)
-    return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost)
+    return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost, trained=Trained(outline, engine))
 
 
 class AgreedStop:
