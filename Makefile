@@ -7,7 +7,7 @@ ARGS ?=
 PYTEST_ARGS ?=
 # The files that take longest come first, so that no process is left alone with one at the end.
 TESTS ?= tests/rules/test_documented_commands.py tests/recipes/test_killed_runs.py tests
-FAULT_TESTS := tests/faults tests/cli/test_bad_input.py tests/core/test_artifact.py tests/core/test_crash.py tests/core/test_lock.py tests/data/test_bad_files.py tests/data/test_executor.py tests/data/test_hostile_files.py tests/data/test_reading.py tests/recipes/test_killed_runs.py tests/train/test_guard.py
+FAULT_TESTS := tests/faults tests/cli/test_bad_input.py tests/core/test_artifact.py tests/core/test_crash.py tests/core/test_lock.py tests/data/test_bad_files.py tests/data/test_executor.py tests/data/test_hostile_files.py tests/data/test_reading.py tests/parallel/test_launch.py tests/recipes/test_killed_runs.py tests/train/test_guard.py
 
 .PHONY: run test faults check bench clean help
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from preceptor import __version__
+from preceptor.cli.cluster import cluster
 from preceptor.cli.compare import compare
 from preceptor.cli.data import data
 from preceptor.cli.distil import distil
@@ -80,7 +81,20 @@ def cli(context: click.Context, debug: bool) -> None:
 
 
 _STAGES = (run, data, tokenizer, pretrain, finetune, evaluate, report)
-for command in (*_STAGES, examples, find_rate, compare, distil, export, generate, chat, predict, model, recipes):
+for command in (
+    *_STAGES,
+    examples,
+    find_rate,
+    compare,
+    distil,
+    export,
+    generate,
+    chat,
+    predict,
+    model,
+    recipes,
+    cluster,
+):
     cli.add_command(command)
 
 

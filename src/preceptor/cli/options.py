@@ -54,7 +54,7 @@ def stage_options(command: Command) -> Command:
     return RESTART_OPTION(OUT_OPTION(click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")(command)))
 
 
-def _parse(words: tuple[str, ...]) -> tuple[str, list[str]]:
+def parse_words(words: tuple[str, ...]) -> tuple[str, list[str]]:
     """The recipe, which stands first and has no equals sign, and the overrides."""
     if words and "=" not in words[0]:
         return words[0], list(words[1:])
@@ -87,7 +87,7 @@ def open_pipeline(
     from preceptor.parallel.mesh_config import require_processes
     from preceptor.recipes.run import load_run, stored_run
 
-    recipe, overrides = _parse(words)
+    recipe, overrides = parse_words(words)
     names_recipe = bool(words) and "=" not in words[0]
     run = stored_run(out, overrides) if of_folder and not names_recipe else load_run(recipe, overrides)
     require_processes(run.mesh)
@@ -151,7 +151,7 @@ def hand_over(words: tuple[str, ...], out: Path) -> None:
     from preceptor.parallel.launch import is_to_launch, launch
     from preceptor.recipes.run import load_run
 
-    recipe, overrides = _parse(words)
+    recipe, overrides = parse_words(words)
     run = load_run(recipe, overrides)
     if not is_to_launch(run.mesh):
         return

@@ -44,7 +44,9 @@ class Agent(LocalElasticAgent):
 
     def __init__(self, command: Sequence[str], processes: int, max_restarts: int, shutdown_seconds: int) -> None:
         # What it logs is for those who look after clusters of agents; what users should know is told here.
-        logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+        for name in logging.root.manager.loggerDict:
+            if name.startswith("torch.distributed.elastic"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
         place = RendezvousParameters("c10d", "127.0.0.1:0", uuid.uuid4().hex, 1, 1, local_addr="127.0.0.1")
         spec = WorkerSpec(
             role="preceptor",

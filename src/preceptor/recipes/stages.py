@@ -1,7 +1,6 @@
 """What makes a stage: once, remembered by its key, and made again only when what it depends on changes."""
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,8 +132,8 @@ class Stages:
                 remedy="start all processes with the same command and version, and give all hosts the same files",
             )
         if stage in TRAINING_STAGES and self.team.hear(f"{stage}/all", self.stop.check):
-            with tempfile.TemporaryDirectory(prefix="preceptor-") as folder:
-                make(Draft(Path(folder)), Meter(FootprintConfig(method="clock")))
+            # What is known of the training and its cost is written down by the first process.
+            make(Draft(self.out), Meter(FootprintConfig(method="clock")))
         id = self.team.hear(stage, self.stop.check)
         found: list[Artifact] = []
 

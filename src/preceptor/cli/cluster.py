@@ -1,0 +1,113 @@
+"""The commands that print what starts a recipe on several hosts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from preceptor.cli.options import Command, parse_words
+
+if TYPE_CHECKING:
+    from preceptor.recipes.cluster import Job
+
+
+@click.group()
+def cluster() -> None:
+    """Print what starts a recipe on several hosts: a script for Slurm, or a job for Kubernetes. Nothing is started.
+
+    All hosts must see the folder of the run under the same path.
+    """
+
+
+def _job_options(command: Command) -> Command:
+    for option in (
+        click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]..."),
+        click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run; shared."),
+        click.option("--nodes", type=click.IntRange(1), default=2, show_default=True, help="How many hosts."),
+        click.option("--min-nodes", type=click.IntRange(1), help="With how many it still goes on.  [default: all]"),
+        click.option("--processes", type=click.IntRange(1), help="On each host.  [default: mesh.processes]"),
+        click.option("--gpus", type=click.IntRange(0), help="Of each host.  [default: one for each process]"),
+        click.option("--name", default="preceptor", show_default=True, help="What the job is called."),
+        click.option("--stage", type=click.Choice(["run", "pretrain", "finetune"]), default="run", show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+def _job(
+    words: tuple[str, ...],
+    out: Path,
+    nodes: int,
+    min_nodes: int | None,
+    processes: int | None,
+    gpus: int | None,
+    name: str,
+    stage: str,
+    hours: float = 24.0,
+) -> "Job":
+    from preceptor.recipes.cluster import Job, require_mesh
+    from preceptor.recipes.run import load_run
+
+    recipe, overrides = parse_words(words)
+    mesh = load_run(recipe, overrides).mesh
+    here = processes or mesh.processes
+    job = Job(
+        name=name,
+        arguments=[stage, *words, "--out", str(out)],
+        nodes=nodes,
+        min_nodes=min_nodes or nodes,
+        processes=here,
+        gpus=here if gpus is None else gpus,
+        max_restarts=mesh.max_restarts,
+        hours=hours,
+    )
+    require_mesh(mesh, job)
+    return job
+
+
+@cluster.command()
+@_job_options
+@click.option("--hours", type=float, default=24.0, show_default=True, help="After how long the queue ends it.")
+@click.option("--partition", default="", help="Of the cluster.  [default: that of the cluster]")
+def slurm(
+    words: tuple[str, ...],
+    out: Path,
+    nodes: int,
+    min_nodes: int | None,
+    processes: int | None,
+    gpus: int | None,
+    name: str,
+    stage: str,
+    hours: float,
+    partition: str,
+) -> None:
+    """Print a batch script for sbatch."""
+    from preceptor.recipes import cluster as texts
+
+    job = _job(words, out, nodes, min_nodes, processes, gpus, name, stage, hours)
+    click.echo(texts.slurm(job, partition), nl=False)
+
+
+@cluster.command()
+@_job_options
+@click.option("--image", required=True, help="The image that holds preceptor.")
+@click.option("--claim", required=True, help="A volume claim that all hosts can write.")
+@click.option("--mounted-at", default="/shared", show_default=True, help="Where it is in the container.")
+def kubernetes(
+    words: tuple[str, ...],
+    out: Path,
+    nodes: int,
+    min_nodes: int | None,
+    processes: int | None,
+    gpus: int | None,
+    name: str,
+    stage: str,
+    image: str,
+    claim: str,
+    mounted_at: str,
+) -> None:
+    """Print a PyTorchJob for kubectl apply, which the training operator of Kubeflow runs."""
+    from preceptor.recipes import cluster as texts
+
+    job = _job(words, out, nodes, min_nodes, processes, gpus, name, stage)
+    click.echo(texts.kubernetes(job, image, claim, mounted_at), nl=False)
