@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,8 +19,8 @@ import torch
 from preceptor.models.decoder_config import DecoderConfig
 from preceptor.models.interchange import architecture_of
 from preceptor.parallel.engine import place
-from preceptor.parallel.mesh import Mesh, world_size
-from preceptor.parallel.mesh_config import MeshConfig
+from preceptor.parallel.mesh import Mesh
+from preceptor.parallel.mesh_config import MeshConfig, world_size
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.consolidated import Trained, outlined
 from preceptor.train.optim import Optimizer
@@ -69,11 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if mesh.is_first:
             folder.mkdir()
         state, trained = TrainState(step=step), Trained(outline, engine)
-        saving = timed(mesh, lambda state=state: checkpoints.save(engine, optimizer, state))
+        saving = timed(mesh, partial(checkpoints.save, engine, optimizer, state))
         loading = timed(mesh, lambda: checkpoints.resume(engine, optimizer))
-        writing = timed(
-            mesh, lambda trained=trained, folder=folder: trained.save_model(folder if mesh.is_first else None)
-        )
+        writing = timed(mesh, partial(trained.save_model, folder if mesh.is_first else None))
         seconds.append((saving, loading, writing))
     if mesh.is_first:
         weights = sum(weight.numel() for weight in outline.parameters())

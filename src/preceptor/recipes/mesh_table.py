@@ -75,7 +75,7 @@ def mesh_of(said: str) -> MeshConfig:
             raise ConfigError(
                 f"--mesh: {name!r} has no value",
                 path="mesh",
-                remedy="write it as tensor=2,shard=4, with axes of [mesh]",
+                remedy="write it as tensor=2,shard=4, as in [mesh]",
             )
         plain = {"true": True, "false": False}.get(value, value)
         values[name] = int(value) if value.isdecimal() else plain
@@ -139,9 +139,9 @@ def print_mesh(cut: CutModel, title: str) -> None:
     table.add_column("tensor", overflow="fold")
     for name in ("shape", "cut by", "a part"):
         table.add_column(name, justify="right")
-    for each in cut.tensors:
-        shape, most = (" x ".join(map(str, lengths)) for lengths in (each.shape, each.most))
-        table.add_row(escape(each.name), shape, ", ".join(each.axes) or "nothing", most)
+    for tensor in cut.tensors:
+        shape, part = (" x ".join(map(str, lengths)) for lengths in (tensor.shape, tensor.most))
+        table.add_row(escape(tensor.name), shape, ", ".join(tensor.axes) or "nothing", part)
     console.print(table)
     console.print()
     ranks = Table(box=None, pad_edge=False)
@@ -152,8 +152,7 @@ def print_mesh(cut: CutModel, title: str) -> None:
     most = max(each.weights for each in cut.holdings)
     for each in cut.holdings:
         places = [str(each.place[axis]) for axis in axes]
-        share, bar = f"{each.weights / cut.weights:.0%}", "█" * max(1, round(24 * each.weights / most))
-        ranks.add_row(
-            *(str(each.rank), *places, each.layers, human_count(each.weights), share, human_bytes(each.bytes), bar)
-        )
+        share, bar = f"{each.weights / cut.weights:.0%}", "█" * max(1, round(12 * each.weights / most))
+        held = (human_count(each.weights), share, human_bytes(each.bytes), bar)
+        ranks.add_row(str(each.rank), *places, each.layers, *held)
     console.print(ranks)
