@@ -16,18 +16,24 @@ LAYOUTS = {
     "two shards": (2, {"shard": 2}),
     "four shards": (4, {"shard": 4}),
     "two copies of two shards": (4, {"replicate": 2, "shard": 2}),
+    "two parts": (2, {"tensor": 2}),
+    "two stages": (2, {"pipeline": 2}),
+    "two stages of two parts": (4, {"pipeline": 2, "tensor": 2}),
+    "two shards of two parts": (4, {"shard": 2, "tensor": 2}),
 }
 WAYS = {
     "adamw": ("one", "two shards", "two copies of two shards", "one"),
     "sgd": ("two copies", "four shards", "one", "two shards"),
-    "lion": ("four shards", "two copies", "two shards", "one"),
+    "lion": ("two stages of two parts", "four shards", "two shards of two parts", "two stages"),
 }
 """From layout to layout; all that was trained in the first is in the last."""
 CHANGES = (
     ("one", "two copies of two shards"),
     ("two shards", "one"),
     ("four shards", "two copies"),
-    ("two copies", "two shards"),
+    ("two copies", "two stages of two parts"),
+    ("two shards of two parts", "two stages"),
+    ("two parts", "two shards"),
 )
 
 

@@ -3,6 +3,11 @@
 import pytest
 import torch
 from processes import assembled
+from scenes import built
+
+from preceptor.parallel.layout import Piece
+from preceptor.parallel.mesh_config import MeshConfig
+from preceptor.parallel.plan import planned_by_rank
 
 LAYOUTS = {
     "copies": (2, {"replicate": 2}),
@@ -45,9 +50,26 @@ def test_products_hold_for_every_family(processes, alone, layout, model):
     check(processes, alone, world, mesh, 1e-10, model=model, steps=3)
 
 
+def require_planned(pieces, mesh, model):
+    """What each process held is what ``model describe --mesh`` would say of it."""
+    module, table = built(model)
+    by_rank = planned_by_rank(module, MeshConfig(**mesh), table)
+    for found, plan in zip(pieces, by_rank, strict=True):
+        assert {name: Piece(**each | {"copies": frozenset(each["copies"])}) for name, each in loaded(found)} == plan
+
+
+def loaded(pieces):
+    """Pieces that came as JSON, whose tuples are lists there."""
+    for name, piece in pieces.items():
+        yield name, {key: tuple(value) if isinstance(value, list) else value for key, value in piece.items()}
+
+
 def check(processes, alone, world, mesh, tolerance, **given):
     facts, gradients = alone(**given)
     answers = processes.run("curve", world, mesh=mesh, **given)
+    require_planned(
+        [found["pieces"] for found, _ in answers], mesh | {"processes": world}, given.get("model", "decoder")
+    )
     for found, _ in answers:
         assert found["losses"] == pytest.approx(facts["losses"], rel=tolerance)
         assert found["norms"] == pytest.approx(facts["norms"], rel=tolerance)

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from preceptor.core.dealing import chunk_part
+from preceptor.core.errors import ConfigError
 from preceptor.parallel.layout import Piece
 from preceptor.parallel.mesh import Mesh
 from preceptor.parallel.placed import ChunkPasses, Placed, passed
@@ -35,7 +36,12 @@ def shard(placed: Placed, mesh: Mesh) -> Placed:
     """A placed model whose weights, gradients and optimizer states are cut along their first dimension.
 
     The weights of a layer are gathered when it runs; those outside all layers at the beginning of a pass.
+
+    Raises:
+        ConfigError: layers are left out by chance.
     """
+    for chunk in placed.chunks:
+        require_all_layers(chunk)
     parts = [_ShardedPasses(chunk, mesh) for chunk in placed.chunks]
     sharded = {name: weight for part in parts for name, weight in part.sharded.items()}
     weights = {name: _local(sharded[name]) for name in placed.weights}
@@ -105,6 +111,20 @@ def _local(weight: nn.Parameter) -> nn.Parameter:
     with torch.no_grad():
         local = cast(DTensor, weight).to_local()
     return nn.Parameter(local, requires_grad=weight.requires_grad)
+
+
+def require_all_layers(model: nn.Module) -> None:
+    """Refuse a model whose layers are left out by chance: who reads other rows draws others.
+
+    Raises:
+        ConfigError: says so.
+    """
+    if getattr(getattr(model, "config", None), "layer_drop", 0.0):
+        raise ConfigError(
+            "the weights of a layer are gathered by all processes together, and with layer_drop some would not run it",
+            path="mesh.shard",
+            remedy="set layer_drop = 0, or mesh.shard = 1 with more copies",
+        )
 
 
 def planned(pieces: Mapping[str, Piece], mesh: Mesh) -> dict[str, Piece]:

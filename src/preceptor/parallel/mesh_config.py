@@ -122,13 +122,13 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def require_processes(config: MeshConfig) -> None:
-    """Refuse a mesh that does not fit the number of processes, before anything is started.
+def require_processes(config: MeshConfig) -> MeshSizes:
+    """The mesh of the processes that were started or are to be, before they are.
 
     Raises:
-        ConfigError: names the nearest mesh that does.
+        ConfigError: it does not fit their number; names the nearest mesh that does.
     """
-    sizes_of(config, world_size() if "RANK" in os.environ else config.processes)
+    return sizes_of(config, world_size() if "RANK" in os.environ else config.processes)
 
 
 def nearest(config: MeshConfig, world: int) -> MeshSizes:

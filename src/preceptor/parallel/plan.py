@@ -23,7 +23,10 @@ def planned(model: LanguageModel, mesh: Mesh, table: Mapping[str, str]) -> dict[
     if mesh.sizes.tensor > 1:
         require_splittable(model, mesh, bool(table))
         pieces = tensor.planned(pieces, mesh, table)
-    return data.planned(pieces, mesh) if mesh.sizes.shard > 1 else pieces
+    if mesh.sizes.shard > 1:
+        data.require_all_layers(model)
+        pieces = data.planned(pieces, mesh)
+    return pieces
 
 
 def planned_by_rank(model: LanguageModel, config: MeshConfig, table: Mapping[str, str]) -> list[dict[str, Piece]]:

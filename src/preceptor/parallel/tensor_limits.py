@@ -24,7 +24,7 @@ def require_splittable(model: nn.Module, mesh: Mesh, has_roles: bool) -> None:
     if not has_roles:
         raise _refused("nothing says how the layers of this model can be cut", 1)
     if any(isinstance(module, NormalFloatLinear) for module in model.modules()):
-        raise _refused("weights in 4 bits share scales across the cut", 1, "train the adapter on a base that is not")
+        raise in_four_bits()
     for name, count in _counts(model).items():
         if count % tensor:
             nearest = next(n for n in range(tensor, 0, -1) if not any(each % n for each in _counts(model).values()))
@@ -68,6 +68,11 @@ def sequence_refused(why: str) -> ConfigError:
         path="mesh.sequence_parallel",
         remedy="set mesh.sequence_parallel = false, or change what stands in its way",
     )
+
+
+def in_four_bits() -> ConfigError:
+    """The error of a base in 4 bits whose layers would be cut."""
+    return _refused("weights in 4 bits share scales across the cut", 1, "train the adapter on a base that is not")
 
 
 def _refused(why: str, nearest: int, other: str = "use mesh.shard for the rest") -> ConfigError:

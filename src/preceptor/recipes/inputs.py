@@ -19,6 +19,7 @@ from preceptor.data.walking import find
 from preceptor.models.config import ModelConfig
 from preceptor.models.word_vector_files import open_vectors
 from preceptor.objectives.objective_config import ObjectiveConfig, require_fit
+from preceptor.parallel.mesh_config import require_processes
 from preceptor.recipes.base_model import files, locate
 from preceptor.recipes.run import Run
 from preceptor.tokenizer.config import TokenizerConfig
@@ -114,7 +115,7 @@ def _require_base_alone(run: Run) -> None:
 
 
 def _require_machine(run: Run, model: ModelConfig) -> None:
-    """Refuse what this machine cannot do, and groups of weights that name none.
+    """Refuse what this machine or its mesh of processes cannot do, and groups of weights that name none.
 
     Nothing is asked where nothing out of the ordinary is set, since asking takes PyTorch.
     """
@@ -126,6 +127,10 @@ def _require_machine(run: Run, model: ModelConfig) -> None:
             from preceptor.train.placement import require_machine
 
             require_machine(config, name)
+        if require_processes(run.mesh).world > 1:
+            from preceptor.train.placement import require_mesh
+
+            require_mesh(config, model, run.mesh, name)
     if run.pretraining.optimizer.groups and run.data.sources:
         from preceptor.train.placement import require_groups
 

@@ -20,10 +20,12 @@ from preceptor.nn.float8 import has_float8, to_float8
 from preceptor.objectives.batch import Batches
 from preceptor.parallel.engine import Engine, chosen_device, place
 from preceptor.parallel.mesh import ALONE, Mesh
-from preceptor.parallel.mesh_config import MeshSizes
+from preceptor.parallel.mesh_config import MeshConfig, MeshSizes, require_processes
+from preceptor.parallel.plan import planned
+from preceptor.parallel.tensor_limits import in_four_bits, sequence_refused
 from preceptor.train.activations import blocks_of
 from preceptor.train.optim import freeze
-from preceptor.train.run import TrainingConfig
+from preceptor.train.run import FinetuningConfig, TrainingConfig
 
 _DTYPES = {
     "float32": torch.float32,
@@ -111,6 +113,38 @@ def require_groups(config: TrainingConfig, model_config: ModelConfig) -> None:
     with torch.device("meta"):
         model = architecture_of(model_config).family.module(replace(model_config, vocab_size=64))
     freeze(model, config.optimizer)
+
+
+def require_mesh(config: TrainingConfig, model_config: ModelConfig, mesh: MeshConfig, where: str) -> None:
+    """Refuse a mesh that cannot work for a model, which is built without memory for its weights, before any work.
+
+    Raises:
+        ConfigError: says why, and what works.
+    """
+    sizes = require_processes(mesh)
+    if sizes.world == 1:
+        return
+    require_whole_matrices(config, sizes, where)
+    rows = config.batch_tokens // config.context_length
+    if rows < sizes.data:
+        raise too_few_rows(rows, sizes.data)
+    if isinstance(config, FinetuningConfig) and config.quantise != "none" and sizes.tensor > 1:
+        raise in_four_bits()
+    if mesh.sequence_parallel and config.context_length % sizes.tensor:
+        raise sequence_refused(f"rows of {config.context_length} tokens are not {sizes.tensor} parts of one length")
+    family = architecture_of(model_config).family
+    with torch.device("meta"):
+        model = family.module(replace(model_config, vocab_size=64 * sizes.world))
+    planned(model, Mesh(sizes, 0, mesh), family.sharding)
+
+
+def too_few_rows(rows: int, shares: int) -> ConfigError:
+    """The error of steps that have not a row for each process."""
+    return ConfigError(
+        f"steps of {rows} rows cannot be dealt to {shares} processes",
+        path="mesh.replicate",
+        remedy="raise batch_tokens (or the first of batch_warmup), or give processes to tensor or pipeline instead",
+    )
 
 
 def prepared(model: LanguageModel, config: TrainingConfig, num_steps: int, mesh: Mesh = ALONE) -> Engine:

@@ -23,7 +23,7 @@ from preceptor.train.events import EventLog
 from preceptor.train.length import agreed, joules_of, length_of
 from preceptor.train.loop import fit
 from preceptor.train.optim import Optimizer
-from preceptor.train.placement import prepared, rows_that_fit
+from preceptor.train.placement import prepared, rows_that_fit, too_few_rows
 from preceptor.train.run import FinetuningConfig, TrainingConfig
 from preceptor.train.state import StopRequest, TrainState, Validation
 from preceptor.train.validation_config import MEASURE, require_measures
@@ -74,6 +74,7 @@ def train_model(
         ConfigError: training is to stop by what is not measured.
     """
     require_measures(_STAGES.get(label, label), config.early_stopping.metric, (), sets)
+    _require_rows(batches, mesh)
     # These are of the whole model, of which only a part may be here in a moment.
     scales, flops = width_scales(model, config), step_flops_of(model, batches)
     outline = model if mesh.is_alone else outlined(model)
@@ -111,6 +112,17 @@ def train_model(
     if config.early_stopping.patience:
         facts |= _best(state, checkpoints, engine, num_steps, label)
     return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost, trained=Trained(outline, engine))
+
+
+def _require_rows(batches: Batches, mesh: Mesh) -> None:
+    """Refuse steps that have not a row for each process.
+
+    Raises:
+        ConfigError: says how many rows and processes there are.
+    """
+    rows, shares = batches.sizes.rows(0), mesh.sizes.data
+    if rows < shares:
+        raise too_few_rows(rows, shares)
 
 
 class AgreedStop:
