@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 TESTS ?= tests/rules/test_documented_commands.py tests/recipes/test_killed_runs.py tests
 FAULT_TESTS := tests/faults tests/cli/test_bad_input.py tests/core/test_artifact.py tests/core/test_crash.py tests/core/test_lock.py tests/data/test_bad_files.py tests/data/test_executor.py tests/data/test_hostile_files.py tests/data/test_reading.py tests/parallel/test_launch.py tests/recipes/test_killed_runs.py tests/train/test_guard.py
 
-.PHONY: run test faults check bench clean help
+.PHONY: run test faults layouts check bench clean help
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -31,6 +31,9 @@ test: $(VENV)/installed-dev  ## All tests, without network
 
 faults: $(VENV)/installed-dev  ## The faults of docs/reliability.md, with those that take minutes; best as root with strace
 	$(BIN)/python -m pytest -m "" $(FAULT_TESTS) $(PYTEST_ARGS)
+
+layouts: $(VENV)/installed-dev  ## Every mesh of processes against one process, of which `make test` runs some
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not faults" tests/parallel $(PYTEST_ARGS)
 
 check: $(VENV)/installed-dev  ## What CI runs: style, types, layers, tests
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import time
 import traceback
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -71,6 +72,12 @@ class Processes:
             worker.wait()
             worker.stdin.close()
         self.workers = []
+
+
+def cases(all_of_them, always):
+    """Parameters of a test, of which all but some run by `make layouts` only."""
+    assert set(always) <= set(all_of_them)
+    return [case if case in always else pytest.param(case, marks=pytest.mark.layouts) for case in all_of_them]
 
 
 def free_port():

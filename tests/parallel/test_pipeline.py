@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import Processes, assembled
+from processes import Processes, assembled, cases
 
 from preceptor.parallel.layout import Piece, owned
 from preceptor.parallel.pipeline_stages import cut_by_cost, holders, stacks_of
@@ -106,7 +106,10 @@ def one_process():
     return run
 
 
-@pytest.mark.parametrize("case", CASES)
+ALWAYS = ["1f1b", "gpipe", "interleaved", "zero-bubble", "an encoder", "two streams", "an encoder-decoder", "low ranks"]
+
+
+@pytest.mark.parametrize("case", cases(CASES, ALWAYS))
 def test_a_pipeline_gives_the_gradients_of_one_process(processes, one_process, case):
     world, mesh, given = CASES[case]
     facts, gradients = one_process(given)
@@ -125,6 +128,7 @@ def test_a_pipeline_gives_the_gradients_of_one_process(processes, one_process, c
         torch.testing.assert_close(whole[name], gradient, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.layouts
 @pytest.mark.parametrize("schedule", ["1f1b", "zero-bubble"])
 def test_numbers_of_half_the_width_give_nearly_the_same(processes, one_process, schedule):
     given = {"dtype": "float32", "computes": "bfloat16"}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from processes import assembled
+from processes import assembled, cases
 from scenes import built
 
 from preceptor.parallel.layout import Piece
@@ -36,14 +36,15 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", cases(TOLERANCES, ["float64"]))
+@pytest.mark.parametrize("layout", cases(LAYOUTS, ["pipeline x tensor", "shards x tensor"]))
 def test_twenty_steps_are_those_of_one_process(processes, alone, layout, dtype):
     world, mesh = LAYOUTS[layout]
     check(processes, alone, world, mesh, TOLERANCES[dtype], dtype=dtype, steps=20)
 
 
 @pytest.mark.parametrize("model", ["encoder", "encoder_decoder", "two_stream"])
+@pytest.mark.layouts
 @pytest.mark.parametrize("layout", FAMILIES)
 def test_products_hold_for_every_family(processes, alone, layout, model):
     world, mesh = FAMILIES[layout]
@@ -67,9 +68,8 @@ def loaded(pieces):
 def check(processes, alone, world, mesh, tolerance, **given):
     facts, gradients = alone(**given)
     answers = processes.run("curve", world, mesh=mesh, **given)
-    require_planned(
-        [found["pieces"] for found, _ in answers], mesh | {"processes": world}, given.get("model", "decoder")
-    )
+    pieces = [found["pieces"] for found, _ in answers]
+    require_planned(pieces, mesh | {"processes": world}, given.get("model", "decoder"))
     for found, _ in answers:
         assert found["losses"] == pytest.approx(facts["losses"], rel=tolerance)
         assert found["norms"] == pytest.approx(facts["norms"], rel=tolerance)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from processes import assembled
+from processes import assembled, cases
 from scenes import built
 
 from preceptor.core.errors import ConfigError
@@ -41,8 +41,8 @@ def check(processes, alone, layout, **given):
     return answers
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("tied", cases([False, True], [True]), ids=["untied", "tied"])
+@pytest.mark.parametrize("layout", cases(LAYOUTS, ["two", "two, along the tokens"]))
 def test_cut_layers_give_the_gradients_of_one_process(processes, alone, layout, tied):
     answers = check(processes, alone, LAYOUTS[layout], changes={"tie_word_embeddings": tied})
     pieces = answers[-1][0]["pieces"]
@@ -106,7 +106,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", cases(MODELS, ["like GPT-2", "like Gemma, over four", "T5", "XLNet"]))
 def test_every_model_and_loss_is_that_of_one_process(processes, alone, name):
     layout, given = MODELS[name]
     check(processes, alone, layout, **given)
@@ -137,7 +137,7 @@ ADAPTERS = {
 }
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", cases(ADAPTERS, ["LoRA", "DoRA", "prefix", "prompt"]))
 def test_every_adapter_is_that_of_one_process(processes, alone, name):
     layout, given = ADAPTERS[name]
     room = {"max_position_embeddings": 24} if given["adapter"]["kind"] == "prefix" else {}
