@@ -5,7 +5,8 @@
 Each process has one thread, and the batch is the same whatever the number of processes: 4,096 tokens in 16 rows of 256,
 in micro-batches of at most 4 rows, of a Llama of some 14 M parameters in float32 with AdamW. A layout is axes with
 their lengths, joined by commas (replicate=2,shard=2), and may name a schedule (pipeline=2,schedule=zero-bubble). The
-sides run in turns; the best round counts, in seconds of the slowest step but the first two.
+side "apart" is as many processes that share the rows and never speak, which is as fast as the machine can be. The sides
+run in turns; the best round counts, in seconds of a middling step but the first two.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 ROWS, CONTEXT, ROWS_PER_MICROBATCH, VOCABULARY = 16, 256, 4, 8192
 LAYOUTS = (
     "replicate=1",
+    "apart=2",
     "replicate=2",
     "ddp=2",
     "shard=2",
@@ -46,7 +48,7 @@ def side(layout: str, steps: int) -> dict[str, float]:
     from preceptor.nn.inputs import Inputs
     from preceptor.objectives.batch import Batch, Batches, LossSum
     from preceptor.parallel.engine import place
-    from preceptor.parallel.mesh import Mesh
+    from preceptor.parallel.mesh import ALONE, Mesh
     from preceptor.parallel.mesh_config import MeshConfig
     from preceptor.train.optim import Optimizer
     from preceptor.train.optim_config import OptimizerConfig
@@ -78,7 +80,8 @@ def side(layout: str, steps: int) -> dict[str, float]:
     )
     asked = settings(layout)
     is_peer = "ddp" in asked
-    mesh = Mesh.join(MeshConfig() if is_peer else MeshConfig(**asked))
+    shares = (int(os.environ["RANK"]), asked["apart"]) if "apart" in asked else None
+    mesh = ALONE if shares else Mesh.join(MeshConfig() if is_peer else MeshConfig(**asked))
     batches = Batches(Random(), 0, ROWS, ROWS_PER_MICROBATCH)
     if is_peer:
         return {"seconds": _peer(model, batches, mesh, steps)}
@@ -87,7 +90,7 @@ def side(layout: str, steps: int) -> dict[str, float]:
     seconds = []
     for step in range(steps):
         started = time.perf_counter()
-        sums = engine.forward_backward(batches.objective, batches.at(step, mesh.share))
+        sums = engine.forward_backward(batches.objective, batches.at(step, shares or mesh.share))
         engine.scale_and_clip(1 / sums.tokens, 1.0)
         optimizer.step(1.0)
         engine.clear_gradients()
@@ -130,7 +133,7 @@ def together(layout: str, steps: int) -> float:
     """Seconds of a step of all processes that a layout asks for."""
     world = 1
     for name, value in settings(layout).items():
-        world *= value if name in ("replicate", "shard", "tensor", "pipeline", "ddp") else 1
+        world *= value if name in ("replicate", "shard", "tensor", "pipeline", "ddp", "apart") else 1
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-STEPS, KILLS = 120, 10
+STEPS = 120
 COMMAND = [
     str(Path(sys.executable).parent / "preceptor"),
     "pretrain",
@@ -63,18 +63,19 @@ def undisturbed(prepared, tmp_path_factory):
     return checkpoint(out)
 
 
-@pytest.mark.timeout(1200)  # eleven starts of Python and PyTorch, on a machine that may be busy
-def test_ten_kills_change_no_bit_of_the_weights(prepared, undisturbed, tmp_path):
+@pytest.mark.timeout(1200)  # up to eleven starts of Python and PyTorch, on a machine that may be busy
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.faults)])
+def test_kills_change_no_bit_of_the_weights(prepared, undisturbed, tmp_path, kills):
     out = tmp_path / "run"
     shutil.copytree(prepared, out)
     seed = int(os.environ.get("KILL_SEED", "0"))
     chance = random.Random(seed)
     hits = 0
-    for kill in range(KILLS):
-        # From kill to kill about a tenth of the way further, so that the last one still finds it running.
-        step = min(STEPS - 10, 1 + kill * (STEPS - 12) // KILLS + chance.randrange(8))
+    for kill in range(kills):
+        # From kill to kill a part of the way further, so that the last one still finds it running.
+        step = min(STEPS - 10, 1 + kill * (STEPS - 12) // kills + chance.randrange(8))
         hits += kill_at(out, step, chance.random() * 0.1, signal.SIGKILL)
-    assert hits >= KILLS - 1
+    assert hits >= kills - 1
     subprocess.run([*COMMAND, "--out", str(out)], check=True, capture_output=True)
     again = checkpoint(out)
     assert (again / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()

@@ -19,6 +19,8 @@ from preceptor.parallel.team import Team
 
 Thing = TypeVar("Thing")
 _ALONE = MeshSizes()
+_LARGE_BYTES = 1 << 19
+"""From which a tensor is not worth copying to travel with others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,26 +205,18 @@ def _processes_here() -> int:
 ALONE = Mesh()
 
 
-def all_reduce(tensors: Sequence[Tensor], group: dist.ProcessGroup | None, bucket_bytes: int = 1 << 25) -> None:
-    """Sum each tensor over a group in place; small ones travel together."""
+def all_reduce(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> None:
+    """Sum each tensor over a group in place: large ones from where they lie, small ones of a type together."""
     if group is None:
         return
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in [*tensors, None]:
-        if bucket and (tensor is None or size + tensor.nbytes > bucket_bytes or tensor.dtype != bucket[0].dtype):
-            _all_reduce_together(bucket, group)
-            bucket, size = [], 0
-        if tensor is not None:
-            bucket.append(tensor)
-            size += tensor.nbytes
-
-
-def _all_reduce_together(tensors: list[Tensor], group: dist.ProcessGroup) -> None:
-    if len(tensors) == 1 and tensors[0].is_contiguous():
-        dist.all_reduce(tensors[0], group=group)
-        return
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(flat, group=group)
-    for tensor, summed in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(summed.view_as(tensor))
+    small: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.nbytes >= _LARGE_BYTES and tensor.is_contiguous():
+            dist.all_reduce(tensor, group=group)
+        else:
+            small.setdefault(tensor.dtype, []).append(tensor)
+    for alike in small.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+        dist.all_reduce(flat, group=group)
+        for tensor, summed in zip(alike, torch.split(flat, [tensor.numel() for tensor in alike]), strict=True):
+            tensor.copy_(summed.view_as(tensor))
