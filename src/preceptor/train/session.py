@@ -73,8 +73,7 @@ def train_model(
     Raises:
         ConfigError: training is to stop by what is not measured.
     """
-    require_measures(_STAGES.get(label, label), config.early_stopping.metric, (), sets)
-    _require_rows(batches, mesh)
+    _require(config, label, sets, batches, mesh)
     # These are of the whole model, of which only a part may be here in a moment.
     scales, flops = width_scales(model, config), step_flops_of(model, batches)
     outline = model if mesh.is_alone else outlined(model)
@@ -114,12 +113,15 @@ def train_model(
     return TrainingResult(state=state, facts=facts, resumed_cost=resumed_cost, trained=Trained(outline, engine))
 
 
-def _require_rows(batches: Batches, mesh: Mesh) -> None:
-    """Refuse steps that have not a row for each process.
+def _require(
+    config: TrainingConfig, label: str, sets: Mapping[str, ValidationSet], batches: Batches, mesh: Mesh
+) -> None:
+    """Refuse to stop by what is not measured, and steps that have not a row for each process.
 
     Raises:
-        ConfigError: says how many rows and processes there are.
+        ConfigError: says what is missing.
     """
+    require_measures(_STAGES.get(label, label), config.early_stopping.metric, (), sets)
     rows, shares = batches.sizes.rows(0), mesh.sizes.data
     if rows < shares:
         raise too_few_rows(rows, shares)
