@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from preceptor.adapters.sharding import sharding_of
 from preceptor.core.errors import ConfigError
 from preceptor.core.progress import say
-from preceptor.core.units import Duration, human_bytes
+from preceptor.core.units import Duration, human_bytes, human_count
 from preceptor.models.config import ModelConfig
 from preceptor.models.interchange import architecture_of
 from preceptor.models.language_model import LanguageModel
@@ -20,7 +20,7 @@ from preceptor.nn.float8 import has_float8, to_float8
 from preceptor.objectives.batch import Batches
 from preceptor.parallel.engine import Engine, chosen_device, place
 from preceptor.parallel.mesh import ALONE, Mesh
-from preceptor.parallel.mesh_config import MeshConfig, MeshSizes, require_processes
+from preceptor.parallel.mesh_config import AXES, MeshConfig, MeshSizes, require_processes
 from preceptor.parallel.plan import planned
 from preceptor.parallel.tensor_limits import in_four_bits, sequence_refused
 from preceptor.train.activations import blocks_of
@@ -157,6 +157,8 @@ def prepared(model: LanguageModel, config: TrainingConfig, num_steps: int, mesh:
     require_whole_matrices(config, mesh.sizes)
     table = sharding_of(model, architecture_of(model.config).family.sharding) if mesh.sizes.tensor > 1 else {}
     engine = place(model, chosen_device(config.device), _DTYPES[config.precision.kind], mesh, table)
+    if not mesh.is_alone:
+        _tell_of_pieces(engine)
     if config.precision.kind == "float8":
         say(f"float8: {to_float8(blocks_of(engine.model))} matrices of the hidden layers")
     pays = not config.memory.moves_activations and pays_to_compile(config, model, num_steps)
@@ -164,6 +166,20 @@ def prepared(model: LanguageModel, config: TrainingConfig, num_steps: int, mesh:
         for layer in blocks_of(engine.model):
             layer.compile()
     return engine
+
+
+def _tell_of_pieces(engine: Engine) -> None:
+    """Say what each process holds, and which axes cut how many tensors."""
+    mesh, pieces = engine.mesh, engine.pieces
+    mine = sum(piece.numel for piece in pieces.values())
+    counts = [mine if rank == mesh.rank else 0 for rank in range(mesh.sizes.world)]
+    held = [int(count) for count in mesh.summed(counts)]
+    axes = [axis for axis in AXES if getattr(mesh.sizes, axis) > 1]
+    cut = [f"{axis} cuts {sum(axis not in piece.copies for piece in pieces.values())}" for axis in axes]
+    say(
+        f"mesh: {mesh.sizes}; a process holds {human_count(min(held))} to {human_count(max(held))} weights; "
+        f"of the {len(pieces)} tensors of the first one {', '.join(cut)}"
+    )
 
 
 def pays_to_compile(config: TrainingConfig, model: nn.Module, num_steps: int) -> bool:

@@ -84,9 +84,9 @@ def _workload(engine: Engine, batches: Batches, flops: StepFlops) -> Workload:
 
 
 def _peak_flops(engine: Engine) -> float | None:
-    """What the device reaches at best with numbers of the run's type; None where that cannot be measured."""
+    """What the devices of all processes reach at best with numbers of the run's type; None where it is not known."""
     try:
-        return reached_flops(engine.device, engine.dtype)
+        return reached_flops(engine.device, engine.dtype) * engine.mesh.sizes.world
     except RuntimeError as error:  # such as too little memory left on the device; knowing is not worth the training
         say(f"warning: the share of the peak is not shown, as the peak cannot be measured: {error}")
         return None
