@@ -27,6 +27,11 @@ def test_files_and_functions_stay_small(path):
     assert not long
 
 
+@pytest.mark.parametrize("axis", ["data", "tensor", "pipeline"])
+def test_an_axis_of_the_mesh_is_one_short_file(axis):
+    assert len((ROOT / "src/preceptor/parallel" / f"{axis}.py").read_text(encoding="utf-8").splitlines()) < 250
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_names_say_what_a_file_is(path):
     assert path.stem not in FORBIDDEN_NAMES

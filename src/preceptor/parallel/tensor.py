@@ -8,7 +8,7 @@ Dropout: all draw from the same seed. On the residual stream it is therefore the
 heads or columns of one process are dropped like those of every other, so masks repeat from process to process there.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from preceptor.core.dealing import even_part
-from preceptor.models.language_model import LanguageModel
 from preceptor.nn.attention import Attention
 from preceptor.nn.layers import FeedForward
 from preceptor.nn.relative import RelativeAttention
@@ -26,6 +25,7 @@ from preceptor.parallel.collectives import Circle, entered, joined, own_part, su
 from preceptor.parallel.layout import Piece
 from preceptor.parallel.mesh import Mesh
 from preceptor.parallel.placed import Placed
+from preceptor.parallel.split_vocabulary import Share, share_vocabulary
 from preceptor.parallel.tensor_limits import require_splittable, sequence_refused
 
 _DIMENSIONS = {"column": 0, "row": 1, "vocabulary": 0}
@@ -61,7 +61,7 @@ def split(placed: Placed, mesh: Mesh, table: Mapping[str, str]) -> Placed:
     by_weight = {id(placed.weights[name]): role for name, role in roles.items()}
     inside = _join_layers(placed.model, by_weight, circle, along_tokens=mesh.config.sequence_parallel)
     if vocabulary:
-        _share_vocabulary(placed.model, by_weight, _Share(circle, whole_size))
+        share_vocabulary(placed.model, by_weight, Share(circle, whole_size))
     summands = tuple(
         name
         for name, weight in placed.weights.items()
@@ -194,59 +194,3 @@ def _part_of_tokens(circle: Circle, module: nn.Module, args: tuple[Any, ...]) ->
 
 def _all_tokens(circle: Circle, module: nn.Module, args: Any, output: Tensor) -> Tensor:
     return joined(output, circle, _TOKENS, output.shape[_TOKENS] * circle.size, sums=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """The tokens of a vocabulary that this process holds."""
-
-    circle: Circle
-    size: int
-
-    @property
-    def start(self) -> int:
-        return even_part(self.size, self.circle.size, self.circle.place)[0]
-
-    @property
-    def length(self) -> int:
-        return even_part(self.size, self.circle.size, self.circle.place)[1]
-
-    @property
-    def most(self) -> int:
-        return even_part(self.size, self.circle.size, 0)[1]
-
-    def sum(self, x: Tensor) -> Tensor:
-        return self.circle.summed(x)
-
-    def highest(self, x: Tensor) -> Tensor:
-        return self.circle.highest(x)
-
-    def enter(self, hidden: Tensor) -> Tensor:
-        return entered(hidden, self.circle)
-
-    def gathered(self, logits: Tensor) -> Tensor:
-        rows = joined(logits.reshape(-1, self.length), self.circle, 1, self.size, sums=False)
-        return rows.view(*logits.shape[:-1], self.size)
-
-    def look_up(self, ids: Tensor, rows: Callable[[Tensor], Tensor]) -> Tensor:
-        places = ids - self.start
-        own = (places >= 0) & (places < self.length)
-        found = rows(places.where(own, 0))
-        return summed(found.masked_fill(~own.unsqueeze(-1), 0.0), self.circle)
-
-    def own(self, bias_V: Tensor) -> Tensor:
-        return self.circle.part(bias_V, 0)
-
-
-def _share_vocabulary(model: nn.Module, roles: Mapping[int, str], share: _Share) -> None:
-    """Make embeddings look up the rows that others hold too, and output layers score the tokens held here."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LanguageModel):
-            module.vocabulary = share
-        if isinstance(module, nn.Embedding) and roles.get(id(module.weight)) == "vocabulary":
-            if hasattr(module, "vocabulary"):
-                setattr(module, "vocabulary", share)  # noqa: B010
-                continue
-            # An adapted embedding has a table of changes beside that of its base, which is cut in the same way.
-            outer = model.get_submodule(name.removesuffix(".base_layer"))
-            outer.forward = partial(share.look_up, rows=outer.forward)
