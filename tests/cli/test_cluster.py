@@ -20,13 +20,14 @@ def printed(*words):
 
 
 def test_a_batch_script_starts_one_agent_on_each_host(tmp_path):
-    script = printed("slurm", *OPTIONS, "--hours", "1.5", "--stage", "pretrain")
+    script = printed("slurm", *OPTIONS, "--hours", "1.5", "--stage", "pretrain", "--cores", "2")
     assert "#SBATCH --nodes=3\n" in script and "#SBATCH --gres=gpu:4\n" in script and "--time=1:30:00\n" in script
+    assert "#SBATCH --cpus-per-task=8\n" in script
     path = tmp_path / "job.sh"
     path.write_text(script)
     assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
-    words = shlex.split(script.splitlines()[-1])
-    assert words[:2] == ["exec", "srun"] and "--nproc-per-node=4" in words and "--nnodes=3" in words
+    words = shlex.split(next(line for line in script.splitlines() if line.startswith("srun ")))
+    assert words.pop() == "&" and "--nproc-per-node=4" in words and "--nnodes=3" in words
     assert words[words.index("preceptor") + 1 :] == ["pretrain", *OPTIONS[:3], "--out", "/shared/my run"]
 
 
@@ -52,6 +53,7 @@ def test_without_gpus_none_is_asked_for():
     words = [*OPTIONS, "--gpus", "0"]
     assert "gres" not in printed("slurm", *words)
     assert "nvidia" not in printed("kubernetes", *words, "--image", "i", "--claim", "c")
+    assert "gres" not in printed("slurm", *OPTIONS, "pretraining.device=cpu", "finetuning.device=cpu")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ def _job_options(command: Command) -> Command:
         click.option("--nodes", type=click.IntRange(1), default=2, show_default=True, help="How many hosts."),
         click.option("--min-nodes", type=click.IntRange(1), help="With how many it still goes on.  [default: all]"),
         click.option("--processes", type=click.IntRange(1), help="On each host.  [default: mesh.processes]"),
-        click.option("--gpus", type=click.IntRange(0), help="Of each host.  [default: one for each process]"),
+        click.option("--gpus", type=click.IntRange(0), help="Of each host.  [default: one a process; 0 on CPUs]"),
+        click.option("--cores", type=click.IntRange(1), default=1, show_default=True, help="For each process."),
         click.option("--name", default="preceptor", show_default=True, help="What the job is called."),
         click.option("--stage", type=click.Choice(["run", "pretrain", "finetune"]), default="run", show_default=True),
     ):
@@ -41,6 +42,7 @@ def _job(
     min_nodes: int | None,
     processes: int | None,
     gpus: int | None,
+    cores: int,
     name: str,
     stage: str,
     hours: float = 24.0,
@@ -49,15 +51,17 @@ def _job(
     from preceptor.recipes.run import load_run
 
     recipe, overrides = parse_words(words)
-    mesh = load_run(recipe, overrides).mesh
-    here = processes or mesh.processes
+    run = load_run(recipe, overrides)
+    mesh, here = run.mesh, processes or run.mesh.processes
+    on_cpus = {run.pretraining.device, run.finetuning.device} == {"cpu"}
     job = Job(
         name=name,
         arguments=[stage, *words, "--out", str(out)],
         nodes=nodes,
         min_nodes=min_nodes or nodes,
         processes=here,
-        gpus=here if gpus is None else gpus,
+        gpus=gpus if gpus is not None else 0 if on_cpus else here,
+        cores=cores,
         max_restarts=mesh.max_restarts,
         hours=hours,
     )
@@ -76,6 +80,7 @@ def slurm(
     min_nodes: int | None,
     processes: int | None,
     gpus: int | None,
+    cores: int,
     name: str,
     stage: str,
     hours: float,
@@ -84,7 +89,7 @@ def slurm(
     """Print a batch script for sbatch."""
     from preceptor.recipes import cluster as texts
 
-    job = _job(words, out, nodes, min_nodes, processes, gpus, name, stage, hours)
+    job = _job(words, out, nodes, min_nodes, processes, gpus, cores, name, stage, hours)
     click.echo(texts.slurm(job, partition), nl=False)
 
 
@@ -100,6 +105,7 @@ def kubernetes(
     min_nodes: int | None,
     processes: int | None,
     gpus: int | None,
+    cores: int,
     name: str,
     stage: str,
     image: str,
@@ -109,5 +115,5 @@ def kubernetes(
     """Print a PyTorchJob for kubectl apply, which the training operator of Kubeflow runs."""
     from preceptor.recipes import cluster as texts
 
-    job = _job(words, out, nodes, min_nodes, processes, gpus, name, stage)
+    job = _job(words, out, nodes, min_nodes, processes, gpus, cores, name, stage)
     click.echo(texts.kubernetes(job, image, claim, mounted_at), nl=False)

@@ -28,6 +28,8 @@ class Job:
     """How many on each host."""
     gpus: int
     """How many GPUs of each host; 0 for none."""
+    cores: int = 1
+    """How many cores each process gets."""
     max_restarts: int
     hours: float = 24.0
     """After how long a queue ends it; the same job goes on from the last checkpoint."""
@@ -78,12 +80,12 @@ def slurm(job: Job, partition: str = "") -> str:
         f"--job-name={job.name}",
         f"--nodes={job.nodes}",
         "--ntasks-per-node=1",
+        f"--cpus-per-task={job.processes * job.cores}",
         *([f"--gres=gpu:{job.gpus}"] if job.gpus else []),
         *([f"--partition={partition}"] if partition else []),
         f"--time={hours}:{minutes:02d}:00",
         "--output=%x-%j.log",
-        # All processes get it in time to save, and the job is queued again.
-        "--signal=TERM@120",
+        "--signal=B:TERM@120",
         "--requeue",
         "--open-mode=append",
     ]
@@ -94,8 +96,19 @@ def slurm(job: Job, partition: str = "") -> str:
         *(f"#SBATCH {option}" for option in options),
         "set -euo pipefail",
         'head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
+        "# What sbatch is told of cores srun does not hear of since Slurm 22.05.",
+        'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"',
         "# One agent on each host starts the processes there.",
-        f"exec srun --kill-on-bad-exit=1 {command.replace('=HEAD', f'={head}:{_PORT}')}",
+        f"srun --kill-on-bad-exit=1 {command.replace('=HEAD', f'={head}:{_PORT}')} &",
+        "agents=$! asked= code=0",
+        "# Two minutes before the time is over all processes save; the job is queued again, and goes on from there.",
+        """trap 'asked=1; kill -TERM "$agents"' TERM""",
+        'wait "$agents" || code=$?',
+        'if [ -n "$asked" ]; then',
+        '  wait "$agents" || true',
+        '  scontrol requeue "$SLURM_JOB_ID"',
+        "fi",
+        'exit "$code"',
     ]
     return "\n".join(lines) + "\n"
 
