@@ -33,3 +33,26 @@ def test_any_deal_of_rows_gives_the_gradients_of_one_process(processes, alone, l
     assert whole.keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(whole[name], gradient, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype] / 100)
+
+
+@pytest.mark.parametrize("mesh", [{"shard": 2}, {"replicate": 2}], ids=str)
+@pytest.mark.parametrize("kind", ["lora", "prefix"])
+def test_adapters_over_dealt_rows_are_those_of_one_process(processes, alone, mesh, kind):
+    given = {"steps": 3, "adapter": {"kind": kind}, "changes": {"max_position_embeddings": 40}}
+    facts, gradients = alone(**given)
+    answers = processes.run("curve", 2, mesh=mesh, **given)
+    for found, _ in answers:
+        assert found["losses"] == pytest.approx(facts["losses"], rel=1e-10)
+        assert found["norms"] == pytest.approx(facts["norms"], rel=1e-10)
+    whole = assembled(answers)
+    assert whole.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(whole[name], gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_weights_gathered_in_half_the_width_give_nearly_the_same(processes, alone):
+    given = {"steps": 3, "dtype": "float32"}
+    facts, _ = alone(**given)
+    for found, _ in processes.run("curve", 2, mesh={"shard": 2, "gather_precision": "bfloat16"}, **given):
+        assert found["losses"] == pytest.approx(facts["losses"], rel=2e-2)
+        assert found["losses"] != facts["losses"]
