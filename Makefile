@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 PYTEST_ARGS ?=
 # The files that take longest come first, so that no process is left alone with one at the end.
-TESTS ?= tests/rules/test_documented_commands.py tests/recipes/test_killed_runs.py tests
+TESTS ?= tests/rules/test_documented_commands.py tests/recipes/test_killed_runs.py tests/cli/test_bad_input.py tests/parallel tests
 FAULT_TESTS := tests/faults tests/cli/test_bad_input.py tests/core/test_artifact.py tests/core/test_crash.py tests/core/test_lock.py tests/data/test_bad_files.py tests/data/test_executor.py tests/data/test_hostile_files.py tests/data/test_reading.py tests/parallel/test_launch.py tests/recipes/test_killed_runs.py tests/train/test_guard.py
 
 .PHONY: run test faults layouts check bench clean help
@@ -27,7 +27,7 @@ run: $(VENV)/installed  ## Raw documents to a model that answers, in runs/defaul
 	$(BIN)/preceptor run $(ARGS)
 
 test: $(VENV)/installed-dev  ## All tests, without network
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS) $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) $(TESTS)
 
 faults: $(VENV)/installed-dev  ## The faults of docs/reliability.md, with those that take minutes; best as root with strace
 	$(BIN)/python -m pytest -m "" $(FAULT_TESTS) $(PYTEST_ARGS)

@@ -28,6 +28,7 @@ LAYOUTS = {
     "copies x tensor": (4, {"replicate": 2, "tensor": 2}),
     "pipeline x shards x tensor": (8, {"pipeline": 2, "shard": 2, "tensor": 2}),
     "pipeline x copies x tensor": (8, {"pipeline": 2, "replicate": 2, "tensor": 2}),
+    "all four": (16, {"pipeline": 2, "replicate": 2, "shard": 2, "tensor": 2}),
 }
 TOLERANCES = {"float64": 1e-10, "float32": 1e-5}
 FAMILIES = {
