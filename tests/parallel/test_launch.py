@@ -82,6 +82,7 @@ def test_a_mesh_that_cannot_be_is_refused_before_any_work(source, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.layouts
 def test_an_error_of_the_first_process_ends_all_and_is_told_once(tmp_path):
     out = tmp_path / "run"
     nowhere = f'data.sources=[{{path="{tmp_path}/nowhere", licence="MIT"}}]'
@@ -95,6 +96,7 @@ def test_a_stage_that_starts_no_processes_refuses_a_training_for_several(source,
     assert done.returncode == 2 and "mesh.processes" in done.stderr and "preceptor run" in done.stderr
 
 
+@pytest.mark.layouts
 def test_processes_that_something_else_has_started_join_and_share_the_weights(source, alone, untrained):
     words = launched.command(source, untrained, "mesh.shard=2")
     port = str(free_port())

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,14 @@ def write_examples(folder: Path) -> None:
         pyarrow.parquet.write_table(table, folder / f"{name}.parquet")
 
 
+def keep_corpus(command: str, folder: Path) -> None:
+    """Put the corpus of the first run where a command makes a new folder: to read it again takes most of the time."""
+    words = shlex.split(command, comments=True)
+    out = folder / words[words.index("--out") + 1] if "--out" in words[:-1] else None
+    if out is not None and not out.exists() and words[1] in ("run", "pretrain", "finetune"):
+        shutil.copytree(folder / "runs" / "default" / "artifacts" / "corpus", out / "artifacts" / "corpus")
+
+
 def run(command: str, folder: Path) -> subprocess.CompletedProcess:
     words = [str(Path(sys.executable).parent / "preceptor"), *shlex.split(command, comments=True)[1:]]
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, input="", timeout=250)
@@ -78,6 +87,7 @@ def test_there_are_commands_to_try():
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("preceptor ")])
 def test_preceptor_commands_run(command, folder):
+    keep_corpus(command, folder)
     result = run(command.replace("preceptor run --out", "preceptor run tiny --out"), folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() or "chat" in command

@@ -27,7 +27,7 @@ from preceptor.train.run import PretrainingConfig
 from preceptor.train.state import StepRecord, TrainState
 from preceptor.train.trackers import Stage, numbers, open_trackers
 from preceptor.train.tracking_config import TrackingConfig, require_loggers
-from preceptor.train.watch import watch
+from preceptor.train.watch import step_flops_of, watch
 
 WORKLOAD = Workload(lambda step: 4, 16, StepFlops(1000, 10), 50_000.0, torch.device("cpu"))
 
@@ -336,9 +336,9 @@ def test_a_stage_is_watched_from_its_first_step_to_its_last(tmp_path, capsys):
     cost = LiveMeter(SimpleNamespace(read=lambda: Reading(joules=5.0)), seconds_between=0.01)
     path = tmp_path / "metrics" / "pretrain-abc.jsonl"
     settings = PretrainingConfig(context_length=8, batch_tokens=16, micro_batch_tokens=16)
-    with watch("pretrain", settings, engine, Batches(Rows(), 0, 2, 2), state, Length.of_steps(3), path, cost) as (
-        hook,
-    ):
+    batches = Batches(Rows(), 0, 2, 2)
+    flops = step_flops_of(engine.model, batches)
+    with watch("pretrain", settings, engine, batches, state, Length.of_steps(3), path, cost, flops) as (hook,):
         ended = time.monotonic() + 5
         while not cost.latest.joules and time.monotonic() < ended:
             time.sleep(0.01)
