@@ -124,6 +124,14 @@ def test_half_an_environment_is_refused(monkeypatch):
         was_started_together()
 
 
+@pytest.mark.parametrize("rank", ["5", "-1", "first"])
+def test_a_number_that_no_process_has_is_refused(monkeypatch, rank):
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="number no process"):
+        was_started_together()
+
+
 def teams(count=2):
     store = torch.distributed.HashStore()
     return [Team(rank, count, store) for rank in range(count)]

@@ -71,7 +71,13 @@ def _job(
 
 @cluster.command()
 @_job_options
-@click.option("--hours", type=float, default=24.0, show_default=True, help="After how long the queue ends it.")
+@click.option(
+    "--hours",
+    type=click.FloatRange(0, min_open=True),
+    default=24.0,
+    show_default=True,
+    help="After how long the queue ends it.",
+)
 @click.option("--partition", default="", help="Of the cluster.  [default: that of the cluster]")
 def slurm(
     words: tuple[str, ...],

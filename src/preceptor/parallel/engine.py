@@ -92,7 +92,7 @@ class Engine:
             sums = self._accumulate(objective, microbatches, give_up if self.mesh.is_alone else _never)
         self.placed.passes.collect()
         self._sum_gradients()
-        return self._agreed(sums, self.wish())
+        return self._agreed(sums, asks=True)
 
     def _accumulate(
         self, objective: Objective[Batch], microbatches: Sequence[Batch], give_up: Callable[[], bool]
@@ -128,8 +128,9 @@ class Engine:
                     parameter.grad = torch.zeros_like(parameter)
             all_reduce([cast(Tensor, parameter.grad) for parameter in held], group)
 
-    def _agreed(self, sums: StepSums, wish: int = 0) -> StepSums:
-        """The sums over all processes; those that compute the same count once."""
+    def _agreed(self, sums: StepSums, *, asks: bool = False) -> StepSums:
+        """The sums over all processes, and whether one of them is to stop; those that compute the same count once."""
+        wish = self.wish() if asks else self.asked_to_stop
         self.asked_to_stop = wish
         if self.mesh.is_alone:
             return sums

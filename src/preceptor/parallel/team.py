@@ -31,7 +31,7 @@ def was_started_together() -> bool:
     """Whether something has started this process as one of several: us, torchrun, Slurm or Kubernetes.
 
     Raises:
-        ConfigError: only some of the variables that say so are there.
+        ConfigError: only some of the variables that say so are there, or they number no process.
     """
     there = [name for name in _NEEDED if name in os.environ]
     if there and "RANK" in there and len(there) < len(_NEEDED):
@@ -40,7 +40,15 @@ def was_started_together() -> bool:
             f"RANK is set, but not {', '.join(missing)}",
             remedy=f"set {', '.join(_NEEDED)} for each process, or start them by torchrun, or unset RANK",
         )
-    return "RANK" in there
+    if "RANK" not in there:
+        return False
+    rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+        raise ConfigError(
+            f"RANK is {rank!r} and WORLD_SIZE {world!r}, which number no process",
+            remedy="number the processes from 0; WORLD_SIZE is how many there are",
+        )
+    return True
 
 
 @dataclass(slots=True)

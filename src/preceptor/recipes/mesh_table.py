@@ -134,7 +134,7 @@ def _tensors(
 def print_mesh(cut: CutModel, title: str) -> None:
     """Print how each tensor is cut, and what each process holds, with a bar as long as its share."""
     console = Console(highlight=False)
-    console.print(escape(f"{title}: {cut.sizes}, {cut.sizes.world} processes, {human_count(cut.weights)} weights"))
+    console.print(escape(f"{title}: {cut.sizes} (of {cut.sizes.world}), {human_count(cut.weights)} weights"))
     table = Table(box=None, pad_edge=False)
     table.add_column("tensor", overflow="fold")
     for name in ("shape", "cut by", "a part"):
