@@ -74,6 +74,23 @@ class Processes:
         self.workers = []
 
 
+def require_equal(answers, one, tolerance=1e-10):
+    """Processes found the losses, norms, counts and gradients that one process found."""
+    facts, gradients = one
+    for found, _ in answers:
+        for name in ("losses", "norms", "evaluated"):
+            assert found[name] == pytest.approx(facts[name], rel=tolerance), name
+        assert (found["tokens"], found["correct"]) == (facts["tokens"], facts["correct"])
+    whole = assembled(answers)
+    assert whole.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        # What is nearly nothing is compared with the largest of its weight: after many steps it stands on all of them.
+        close = max(tolerance * float(gradient.abs().max()), tolerance / 100)
+        torch.testing.assert_close(
+            whole[name], gradient, rtol=tolerance, atol=close, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
 def cases(all_of_them, always):
     """Parameters of a test, of which all but some run by `make layouts` only."""
     assert set(always) <= set(all_of_them)

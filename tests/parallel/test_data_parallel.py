@@ -1,6 +1,5 @@
 import pytest
-import torch
-from processes import assembled, cases
+from processes import cases, require_equal
 
 LAYOUTS = {
     "two copies": (2, {"replicate": 2}),
@@ -22,32 +21,16 @@ TOLERANCES = {"float64": 1e-10, "float32": 1e-5}
 def test_any_deal_of_rows_gives_the_gradients_of_one_process(processes, alone, layout, tied, dtype):
     world, mesh = LAYOUTS[layout]
     given = {"steps": 3, "dtype": dtype, "changes": {"tie_word_embeddings": tied}}
-    facts, gradients = alone(**given)
     answers = processes.run("curve", world, mesh=mesh, **given)
-    for found, _ in answers:
-        assert found["losses"] == pytest.approx(facts["losses"], rel=TOLERANCES[dtype])
-        assert found["norms"] == pytest.approx(facts["norms"], rel=TOLERANCES[dtype])
-        assert (found["tokens"], found["correct"]) == (facts["tokens"], facts["correct"])
-        assert found["evaluated"] == pytest.approx(facts["evaluated"], rel=TOLERANCES[dtype])
-    whole = assembled(answers)
-    assert whole.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(whole[name], gradient, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype] / 100)
+    require_equal(answers, alone(**given), TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("mesh", [{"shard": 2}, {"replicate": 2}], ids=str)
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
 def test_adapters_over_dealt_rows_are_those_of_one_process(processes, alone, mesh, kind):
     given = {"steps": 3, "adapter": {"kind": kind}, "changes": {"max_position_embeddings": 40}}
-    facts, gradients = alone(**given)
     answers = processes.run("curve", 2, mesh=mesh, **given)
-    for found, _ in answers:
-        assert found["losses"] == pytest.approx(facts["losses"], rel=1e-10)
-        assert found["norms"] == pytest.approx(facts["norms"], rel=1e-10)
-    whole = assembled(answers)
-    assert whole.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(whole[name], gradient, rtol=1e-10, atol=1e-12)
+    require_equal(answers, alone(**given))
 
 
 def test_weights_gathered_in_half_the_width_give_nearly_the_same(processes, alone):

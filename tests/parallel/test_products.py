@@ -1,8 +1,7 @@
 """Several axes at once, over twenty steps, in both precisions."""
 
 import pytest
-import torch
-from processes import assembled, cases
+from processes import cases, require_equal
 from scenes import built
 
 from preceptor.parallel.layout import Piece
@@ -67,18 +66,7 @@ def loaded(pieces):
 
 
 def check(processes, alone, world, mesh, tolerance, **given):
-    facts, gradients = alone(**given)
     answers = processes.run("curve", world, mesh=mesh, **given)
     pieces = [found["pieces"] for found, _ in answers]
     require_planned(pieces, mesh | {"processes": world}, given.get("model", "decoder"))
-    for found, _ in answers:
-        assert found["losses"] == pytest.approx(facts["losses"], rel=tolerance)
-        assert found["norms"] == pytest.approx(facts["norms"], rel=tolerance)
-        assert (found["tokens"], found["correct"]) == (facts["tokens"], facts["correct"])
-        assert found["evaluated"] == pytest.approx(facts["evaluated"], rel=tolerance)
-    whole = assembled(answers)
-    assert whole.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        # A gradient of float32 after twenty steps stands on all of them; it is compared with the largest of its weight.
-        close = tolerance * float(gradient.abs().max())
-        torch.testing.assert_close(whole[name], gradient, rtol=tolerance, atol=max(close, tolerance / 100))
+    require_equal(answers, alone(**given), tolerance)

@@ -1,6 +1,5 @@
 import pytest
-import torch
-from processes import assembled, cases
+from processes import assembled, cases, require_equal
 from scenes import built
 
 from preceptor.core.errors import ConfigError
@@ -25,19 +24,8 @@ def check(processes, alone, layout, **given):
     """The processes find the losses, norms and gradients that one finds, over three steps."""
     world, mesh = layout
     given = {"steps": 3} | given
-    facts, gradients = alone(**given)
     answers = processes.run("curve", world, mesh=mesh, **given)
-    for found, _ in answers:
-        assert found["losses"] == pytest.approx(facts["losses"], rel=1e-10)
-        assert found["norms"] == pytest.approx(facts["norms"], rel=1e-10)
-        assert (found["tokens"], found["correct"]) == (facts["tokens"], facts["correct"])
-        assert found["evaluated"] == pytest.approx(facts["evaluated"], rel=1e-10)
-    whole = assembled(answers)
-    assert whole.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(
-            whole[name], gradient, rtol=1e-10, atol=1e-12, msg=lambda text, n=name: f"{n}: {text}"
-        )
+    require_equal(answers, alone(**given))
     return answers
 
 

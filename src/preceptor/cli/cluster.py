@@ -1,7 +1,7 @@
 """The commands that print what starts a recipe on several hosts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -38,6 +38,7 @@ def _job_options(command: Command) -> Command:
 def _job(
     words: tuple[str, ...],
     out: Path,
+    *,
     nodes: int,
     min_nodes: int | None,
     processes: int | None,
@@ -79,24 +80,11 @@ def _job(
     help="After how long the queue ends it.",
 )
 @click.option("--partition", default="", help="Of the cluster.  [default: that of the cluster]")
-def slurm(
-    words: tuple[str, ...],
-    out: Path,
-    nodes: int,
-    min_nodes: int | None,
-    processes: int | None,
-    gpus: int | None,
-    cores: int,
-    name: str,
-    stage: str,
-    hours: float,
-    partition: str,
-) -> None:
+def slurm(partition: str, **job: Any) -> None:
     """Print a batch script for sbatch."""
     from preceptor.recipes import cluster as texts
 
-    job = _job(words, out, nodes, min_nodes, processes, gpus, cores, name, stage, hours)
-    click.echo(texts.slurm(job, partition), nl=False)
+    click.echo(texts.slurm(_job(**job), partition), nl=False)
 
 
 @cluster.command()
@@ -104,22 +92,8 @@ def slurm(
 @click.option("--image", required=True, help="The image that holds preceptor.")
 @click.option("--claim", required=True, help="A volume claim that all hosts can write.")
 @click.option("--mounted-at", default="/shared", show_default=True, help="Where it is in the container.")
-def kubernetes(
-    words: tuple[str, ...],
-    out: Path,
-    nodes: int,
-    min_nodes: int | None,
-    processes: int | None,
-    gpus: int | None,
-    cores: int,
-    name: str,
-    stage: str,
-    image: str,
-    claim: str,
-    mounted_at: str,
-) -> None:
+def kubernetes(image: str, claim: str, mounted_at: str, **job: Any) -> None:
     """Print a PyTorchJob for kubectl apply, which the training operator of Kubeflow runs."""
     from preceptor.recipes import cluster as texts
 
-    job = _job(words, out, nodes, min_nodes, processes, gpus, cores, name, stage)
-    click.echo(texts.kubernetes(job, image, claim, mounted_at), nl=False)
+    click.echo(texts.kubernetes(_job(**job), image, claim, mounted_at), nl=False)
