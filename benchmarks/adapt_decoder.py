@@ -1,62 +1,73 @@
 """A published chat model on questions with answers, by LoRA and QLoRA, beside transformers, peft and bitsandbytes.
 
-    python benchmarks/adapt_decoder.py --base MODEL --data FOLDER [--steps 12] [--methods lora qlora]
+    python benchmarks/adapt_decoder.py --base MODEL --data FOLDER [--steps 8] [--examples 4] [--methods lora qlora]
 
 ``--base`` is a GGUF file or a folder in Hugging Face's layout (SmolLM2-135M-Instruct in the published figures), and
-``--data`` holds gsm8k-train.jsonl. A step is 512 tokens; adapters of rank 8 on every linear layer, AdamW at 2e-4.
-Each side runs in a process of its own, and takes other examples in another order, so that losses are alike, not equal.
-Base bytes are those of the weights that are held while training; peak memory is the largest resident set.
+``--data`` holds gsm8k-train.jsonl. A step is the next questions of the file, the same on both sides, of which only the
+answers are supervised; adapters of rank 8 on every linear layer, AdamW at 2e-4. Theirs are padded to the longest, as
+their guides have it, ours are packed into rows of 512. Adapters start from other draws and change nothing at first, so
+first losses are equal and later ones alike. Each side runs in a process of its own; the first step is not timed. Base
+bytes are those of the weights that are held while training; peak memory is the largest resident set.
 """
 
 import argparse
-import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from adapt_sides import instruct, measured, say
 
-TOKENS_A_STEP = 512
+ROW = 512
 
 
-def ours(arguments: argparse.Namespace, method: str) -> dict[str, Any]:
-    """Our own figures: a run of the recipe "instruct" up to its adapter."""
-    from preceptor.core.interrupt import Stop
-    from preceptor.recipes.pipeline import Pipeline
-    from preceptor.recipes.run import load_run
+def ours(base: Path, data: Path, method: str, steps: int, count: int) -> dict[str, Any]:
+    """Our own figures."""
+    from dataclasses import replace
 
-    words = [
-        f"base.model={arguments.base}",
-        f"finetuning.examples={arguments.data}/gsm8k-train.jsonl",
-        f"finetuning.duration={arguments.steps} steps",
-        f"finetuning.context_length={TOKENS_A_STEP}",
-        f"finetuning.batch_tokens={TOKENS_A_STEP}",
-        f"finetuning.micro_batch_tokens={TOKENS_A_STEP}",
-        "finetuning.validation_tokens=512",
-        "finetuning.validation_every_steps=1000",
-        "finetuning.checkpoint_every_steps=1000",
-        "finetuning.adapter.rank=8",
-        "finetuning.adapter.alpha=16",
-        "finetuning.optimizer.learning_rate=2e-4",
-        "finetuning.schedule.kind=constant",
-        "finetuning.schedule.warmup_steps=0",
-        f"finetuning.quantise={'nf4' if method == 'qlora' else 'none'}",
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        pipeline = Pipeline(load_run("instruct", words), Path(folder), Stop())
-        adapter = pipeline.adapter()
-        assert adapter is not None
-        (metrics,) = (Path(folder) / "metrics").glob("finetune-????????????.jsonl")
-        records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    losses = [record["loss"] for record in records]
-    seconds = [record["seconds"] for record in records[1:]]
+    from preceptor.adapters.adapter_config import AdapterConfig
+    from preceptor.adapters.quantised import weight_bytes
+    from preceptor.data.examples import read_examples
+    from preceptor.parallel.engine import place
+    from preceptor.tokenizer.tokenizer import Tokenizer
+    from preceptor.train.allocator import keep_freed_memory
+    from preceptor.train.finetune import make_learner
+    from preceptor.train.optim import Optimizer
+    from preceptor.train.optim_config import OptimizerConfig
+    from preceptor.train.run import FinetuningConfig
+
+    keep_freed_memory()
+    found = read_examples(data / "gsm8k-train.jsonl")
+    config = FinetuningConfig(
+        context_length=ROW,
+        batch_tokens=ROW,
+        micro_batch_tokens=ROW,
+        adapter=AdapterConfig(rank=8, alpha=16),
+        optimizer=OptimizerConfig(kind="adamw", learning_rate=2e-4, weight_decay=0.0, beta2=0.999),
+        quantise="nf4" if method == "qlora" else "none",
+    )
+    parts = [replace(found, examples=found.examples[step * count : (step + 1) * count]) for step in range(steps)]
+    learner = make_learner(base, config, parts[0], Tokenizer.load(base), 0)
+    engine = place(learner.model)
+    optimizer = Optimizer(engine.parameters, config.optimizer)
+    objectives = [learner.read(part).objective for part in parts]
+    batches = [objective.collate(range(objective.num_rows)) for objective in objectives]
+    losses, marks = [], [time.perf_counter()]
+    for objective, batch in zip(objectives, batches, strict=True):
+        loss = objective.loss(learner.model, batch)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        engine.scale_and_clip(1 / loss.tokens, config.max_grad_norm, None)
+        optimizer.step(1.0)
+        engine.clear_gradients()
+        losses.append(float(loss.total.detach()) / loss.tokens)
+        marks.append(time.perf_counter())
+    trained = [each for each in learner.model.parameters() if each.requires_grad]
     return {
-        "first_loss": losses[0],
-        "last_loss": sum(losses[-3:]) / len(losses[-3:]),
-        "seconds_per_step": sum(seconds) / len(seconds),
-        "base_bytes": adapter.facts["base_bytes"],
-        "trained": adapter.facts["num_trainable_parameters"],
-        "parameters": adapter.facts["num_parameters"],
+        "losses": losses,
+        "seconds_per_step": (marks[-1] - marks[1]) / max(1, steps - 1),
+        "tokens_per_step": sum(objective.plan.lengths.sum().item() for objective in objectives) / steps,
+        "base_bytes": weight_bytes(learner.model) - sum(each.nbytes for each in trained),
+        "trained": sum(each.numel() for each in trained),
     }
 
 
@@ -78,21 +89,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--examples", type=int, default=4, help="questions in a step")
     parser.add_argument("--methods", nargs="+", default=["lora", "qlora"], choices=["lora", "qlora"])
     parser.add_argument("--side", choices=("ours", "peft"))
     arguments = parser.parse_args()
     if arguments.side:
-        method = arguments.methods[0]
-        if arguments.side == "ours":
-            figures = ours(arguments, method)
-        else:
-            figures = instruct(arguments.base, arguments.data, method, arguments.steps, TOKENS_A_STEP)
-        say(figures)
+        run = ours if arguments.side == "ours" else instruct
+        say(run(arguments.base, arguments.data, arguments.methods[0], arguments.steps, arguments.examples))
         return
-    shared = {"data": arguments.data, "steps": arguments.steps}
+    shared = {"data": arguments.data, "steps": arguments.steps, "examples": arguments.examples}
     print(
-        f"{'way':7s}{'side':7s}{'first loss':>11s}{'last':>7s}{'s/step':>8s}{'base MB':>9s}{'trained':>11s}{'MB':>7s}"
+        f"{'way':7s}{'side':7s}{'first loss':>12s}{'last':>9s}{'tokens/step':>13s}{'s/step':>8s}{'base MB':>9s}"
+        f"{'trained':>11s}{'MB':>7s}"
     )
     with tempfile.TemporaryDirectory() as folder:
         base = in_their_layout(arguments.base, Path(folder))
@@ -103,7 +112,7 @@ def main() -> None:
                     print(f"{method:7s}{side:7s} failed: {row['error']}")
                     continue
                 print(
-                    f"{method:7s}{side:7s}{row['first_loss']:11.3f}{row['last_loss']:7.3f}"
+                    f"{method:7s}{side:7s}{row['losses'][0]:12.5f}{row['losses'][-1]:9.5f}{row['tokens_per_step']:13.1f}"
                     f"{row['seconds_per_step']:8.2f}{row['base_bytes'] / 1e6:9.1f}{row['trained']:11,d}"
                     f"{row['megabytes']:7.0f}",
                     flush=True,

@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +128,32 @@ def questions(path: Path, limit: int) -> list[dict[str, str]]:
         return [json.loads(line) for line, _ in zip(file, range(limit), strict=False)]
 
 
-def instruct(base: Path, data: Path, method: str, steps: int, tokens_per_step: int) -> dict[str, Any]:
+def padded(tokenizer: Any, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """A batch of questions with answers, padded to the longest; only answers are supervised."""
+    import torch
+
+    told: list[tuple[list[int], list[int]]] = []
+    for row in rows:
+        asked = [{"role": "user", "content": row["question"]}]
+        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+        answered = [*asked, {"role": "assistant", "content": row["answer"]}]
+        ids = tokenizer.apply_chat_template(answered, return_dict=False)
+        # What a template writes behind the end of an answer is not to be learned.
+        while ids[-1] != tokenizer.eos_token_id:
+            ids.pop()
+        told.append((ids, [-100] * len(prompt) + ids[len(prompt) :]))
+    width = max(len(ids) for ids, _ in told)
+    return {
+        "input_ids": torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in told]),
+        "labels": torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in told]),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in told]),
+    }
+
+
+def instruct(base: Path, data: Path, method: str, steps: int, count: int) -> dict[str, Any]:
     """A chat model adapted by transformers, peft and bitsandbytes, written as their guides do it: a loop over batches.
 
-    Each step is one conversation after another until it has so many tokens, padded to the longest; only answers are
-    supervised. ``method`` is "lora" or "qlora".
+    Each step is the next ``count`` questions of the file. ``method`` is "lora" or "qlora".
     """
     import peft
     import torch
@@ -156,8 +177,9 @@ def instruct(base: Path, data: Path, method: str, steps: int, tokens_per_step: i
     base_bytes = model.get_memory_footprint()
     adapter = peft.LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear")
     model = peft.get_peft_model(model, adapter).train()
-    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=2e-4)
-    batches = _padded(tokenizer, data / "gsm8k-train.jsonl", steps, tokens_per_step)
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=2e-4, weight_decay=0)
+    rows = questions(data / "gsm8k-train.jsonl", steps * count)
+    batches = [padded(tokenizer, rows[start : start + count]) for start in range(0, len(rows), count)]
     losses, marks = [], [time.perf_counter()]
     for batch in batches:
         loss = model(**batch).loss
@@ -169,42 +191,13 @@ def instruct(base: Path, data: Path, method: str, steps: int, tokens_per_step: i
         marks.append(time.perf_counter())
     trained, total = _parameters(model)
     return {
-        "first_loss": losses[0],
-        "last_loss": sum(losses[-3:]) / len(losses[-3:]),
+        "losses": losses,
         "seconds_per_step": (marks[-1] - marks[1]) / max(1, len(losses) - 1),
+        "tokens_per_step": sum(int(batch["attention_mask"].sum()) for batch in batches) / len(batches),
         "base_bytes": base_bytes,
         "trained": trained,
         "parameters": total,
     }
-
-
-def _padded(tokenizer: Any, path: Path, steps: int, tokens_per_step: int) -> list[dict[str, Any]]:
-    """Batches of whole conversations, each padded to its longest."""
-    import torch
-
-    batches: list[dict[str, Any]] = []
-    rows: list[tuple[list[int], list[int]]] = []
-    for example in questions(path, 100_000):
-        asked = [{"role": "user", "content": example["question"]}]
-        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-        told = [*asked, {"role": "assistant", "content": example["answer"]}]
-        ids = tokenizer.apply_chat_template(told, return_dict=False)
-        if rows and sum(len(each) for each, _ in rows) + len(ids) > tokens_per_step:
-            width = max(len(each) for each, _ in rows)
-            filled = [(each + [0] * (width - len(each)), said + [-100] * (width - len(said))) for each, said in rows]
-            mask = [[1] * len(each) + [0] * (width - len(each)) for each, _ in rows]
-            batches.append(
-                {
-                    "input_ids": torch.tensor([each for each, _ in filled]),
-                    "labels": torch.tensor([said for _, said in filled]),
-                    "attention_mask": torch.tensor(mask),
-                }
-            )
-            rows = []
-            if len(batches) == steps:
-                return batches
-        rows.append((ids, [-100] * len(prompt) + ids[len(prompt) :]))
-    raise SystemExit(f"{path} has too few examples for {steps} steps of {tokens_per_step} tokens")
 
 
 def tune(base: Path, data: Path, *, packing: bool, steps: int, in_order: bool = False) -> dict[str, Any]:

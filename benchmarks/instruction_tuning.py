@@ -54,6 +54,9 @@ def make_base(folder: Path, data: Path) -> None:
         tie_word_embeddings=True,
     )
     save_model(build(config, torch.Generator().manual_seed(0)), folder, tokenizer.end_of_text_id)
+    path = folder / "config.json"
+    # Otherwise transformers never learns what the token is at the beginning of a text, since it is the padding too.
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"pad_token_id": None}), encoding="utf-8")
     path = folder / "tokenizer_config.json"
     table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     end = tokenizer.end_of_text

@@ -40,13 +40,15 @@ def start(
     **arguments: Any,
 ) -> int:
     """The process that trains in a folder and notes what it says; where traced, it waits for its tracer first."""
+    # Emptied here: a child that is killed before it comes to anything has said nothing, whatever another had said.
+    handle = os.open(f"{notes}/said", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     child = os.fork()
     if child:
+        os.close(handle)
         return child
     code = 70
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        handle = os.open(f"{notes}/said", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         for name, value in (limits or {}).items():

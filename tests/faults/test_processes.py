@@ -79,7 +79,8 @@ def test_row_15_a_process_that_hangs_is_found_its_stack_written_and_all_go_on_bi
     assert f"process 1 (pid {team[1].pid} on " in told and "does not answer" in told
     for rank in range(2):
         log = (out / "logs" / f"rank-{rank}.log").read_text()
-        assert "most recent call first" in log and "forward_backward" in log, rank
+        # Where in the loop they stood is chance: at a sum of the gradients, of the loss, of the seconds.
+        assert "most recent call first" in log and " in fit\n" in log, rank
     assert same_weights(out, undisturbed[1])
 
 

@@ -9,9 +9,10 @@ from processes import Processes
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    """Runs a scene of scenes.py in so many processes."""
-    found = Processes(Path(__file__).with_name("scenes.py"), tmp_path_factory.mktemp("answers"))
+def processes(request, tmp_path_factory):
+    """Runs a scene in so many processes: of the file that a module of tests names as SCENES, or of scenes.py."""
+    scenes = getattr(request.module, "SCENES", "scenes.py")
+    found = Processes(Path(__file__).with_name(scenes), tmp_path_factory.mktemp("answers"))
     yield found
     found.close()
 

@@ -1,15 +1,14 @@
 """Checkpoints of many processes: any layout goes on from any other, and what is not whole is not seen."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from processes import Processes, assembled, cases
+from processes import assembled, cases
 from safetensors.torch import load_file
 from scenes import built
 
 from preceptor.models.interchange import load_model
 
+SCENES = "checkpoint_scenes.py"
 LAYOUTS = {
     "one": (1, {}),
     "two copies": (2, {"replicate": 2}),
@@ -35,13 +34,6 @@ CHANGES = (
     ("two shards of two parts", "two stages"),
     ("two parts", "two shards"),
 )
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    found = Processes(Path(__file__).with_name("checkpoint_scenes.py"), tmp_path_factory.mktemp("answers"))
-    yield found
-    found.close()
 
 
 def run(processes, scene, layout, **given):

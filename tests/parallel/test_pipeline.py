@@ -1,17 +1,17 @@
 import itertools
 import json
-from pathlib import Path
 
 import pipeline_scenes
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import Processes, cases, require_equal
+from processes import cases, require_equal
 
 from preceptor.parallel.layout import Piece, owned
 from preceptor.parallel.pipeline_stages import cut_by_cost, holders, stacks_of
 
+SCENES = "pipeline_scenes.py"
 TWO = {"pipeline": 2}
 GPIPE, ZERO = {"schedule": "gpipe"}, {"schedule": "zero-bubble"}
 INTERLEAVED = {"schedule": "interleaved", "stages_per_process": 2}
@@ -82,14 +82,6 @@ REFUSED = {
         "mesh.pipeline = 1",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    """Runs a scene of pipeline_scenes.py in so many processes."""
-    found = Processes(Path(__file__).with_name("pipeline_scenes.py"), tmp_path_factory.mktemp("answers"))
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")

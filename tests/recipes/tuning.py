@@ -9,6 +9,7 @@ from tokenizers import models, pre_tokenizers, processors, trainers
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 
 from preceptor.core.interrupt import Stop
+from preceptor.parallel.team import Team
 from preceptor.recipes.pipeline import Pipeline
 from preceptor.recipes.run import load_run
 
@@ -52,11 +53,11 @@ def make_encoder(folder: Path) -> Path:
     return folder
 
 
-def make_decoder(folder: Path) -> Path:
+def make_decoder(folder: Path, seed: int = 2) -> Path:
     """A Llama of two layers with byte-level BPE."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(2)
+    torch.manual_seed(seed)
     config = LlamaConfig(vocab_size=400, intermediate_size=48, num_key_value_heads=1, **SMALL)
     LlamaForCausalLM(config).save_pretrained(folder)
     _byte_level(folder, {"eos_token": "</s>"})
@@ -140,7 +141,15 @@ def write_rows(folder: Path, name: str, count: int = 40) -> Path:
     return path
 
 
-def pipeline(recipe: str, base: Path, examples: Path, out: Path, *overrides: str, stop: Stop | None = None) -> Pipeline:
+def pipeline(
+    recipe: str,
+    base: Path,
+    examples: Path,
+    out: Path,
+    *overrides: str,
+    stop: Stop | None = None,
+    team: Team | None = None,
+) -> Pipeline:
     """A run of a shipped recipe, of a few steps."""
     named = (f"base.model={base}", f"finetuning.examples={examples}")
-    return Pipeline(load_run(recipe, [*named, *SHORT, *overrides]), out, stop or Stop())
+    return Pipeline(load_run(recipe, [*named, *SHORT, *overrides]), out, stop or Stop(), team=team or Team())
