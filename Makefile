@@ -68,6 +68,7 @@ bench: $(VENV)/installed-dev $(PEERS)/installed $(PEERS)/litgpt/installed $(PEER
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/training_step.py --litgpt $(PEERS)/litgpt
 	$(BIN)/python benchmarks/checkpoint_wait.py
+	$(BIN)/python benchmarks/watching.py
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/activation_memory.py
 	$(BIN)/python benchmarks/quantised_step.py

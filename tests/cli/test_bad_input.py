@@ -161,9 +161,8 @@ def test_two_runs_in_one_folder(tmp_path):
 
 def test_a_second_run_uses_everything_and_changes_nothing(done):
     before = snapshot(done / "artifacts")
-    started = time.monotonic()
     result = run("run", "tiny", "--out", str(done), cwd=done.parent)
-    assert result.returncode == 0 and time.monotonic() - started < 30
+    assert result.returncode == 0
     assert result.stderr.count(": exists") == 6 and ": made" not in result.stderr
     assert snapshot(done / "artifacts") == before
 

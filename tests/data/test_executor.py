@@ -127,9 +127,10 @@ def test_an_address_where_no_cluster_listens_is_told_at_once():
 
 
 def sleep_long(number):
+    """The second item sleeps for an hour, unless it is ended in its sleep."""
     pulse().add(10, 1)
     pulse().flush()
-    time.sleep(0.2 if number == 0 else 60)
+    time.sleep(0.2 if number == 0 else 3600)
     return number
 
 
@@ -138,7 +139,6 @@ def test_a_signal_ends_the_item_in_hand_and_keeps_what_is_finished(kind):
     results = []
     told = []
     timer = None
-    started = time.monotonic()
     with grace() as stop, pytest.raises(Interrupted), stop.anywhere():
         config = ExecutionConfig(kind=kind, num_workers=2)
         with executor(config, 4, stop.check, lambda *amounts: told.append(amounts)) as workers:
@@ -146,11 +146,8 @@ def test_a_signal_ends_the_item_in_hand_and_keeps_what_is_finished(kind):
                 results.append(result)
                 timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
                 timer.start()
-                started = time.monotonic()
     timer.join()
     assert results == [0]
-    # The item in hand would sleep a minute.
-    assert time.monotonic() - started < 20
     assert told and all(num_bytes == 10 * num_records for num_bytes, num_records in told)
 
 

