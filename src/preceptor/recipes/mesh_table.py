@@ -79,7 +79,7 @@ def mesh_of(said: str) -> MeshConfig:
             )
         plain = {"true": True, "false": False}.get(value, value)
         values[name] = int(value) if value.isdecimal() else plain
-    return decode(MeshConfig, values)
+    return decode(MeshConfig, values, where="mesh")
 
 
 def describe_mesh(config: Any, mesh: MeshConfig) -> CutModel:

@@ -19,6 +19,7 @@ from preceptor.train.activations import saving_activations
 from preceptor.train.averaging import WeightAverage
 from preceptor.train.checkpoint import Checkpoints
 from preceptor.train.consolidated import Trained, outlined
+from preceptor.train.disk_room import checkpoint_bytes, require_room
 from preceptor.train.events import EventLog
 from preceptor.train.length import agreed, joules_of, length_of
 from preceptor.train.loop import fit
@@ -71,9 +72,9 @@ def train_model(
     At every validation the loss is also taken on each of ``sets``, under its name.
 
     Raises:
-        ConfigError: training is to stop by what is not measured.
+        PreceptorError: training is to stop by what is not measured, or its checkpoints have no room on the disk.
     """
-    _require(config, label, sets, batches, mesh)
+    _require(config, label, sets, batches, mesh, room=(checkpoints.folder, checkpoint_bytes(model, config)))
     # These are of the whole model, of which only a part may be here in a moment.
     scales, flops = width_scales(model, config), step_flops_of(model, batches)
     outline = model if mesh.is_alone else outlined(model)
@@ -114,17 +115,23 @@ def train_model(
 
 
 def _require(
-    config: TrainingConfig, label: str, sets: Mapping[str, ValidationSet], batches: Batches, mesh: Mesh
+    config: TrainingConfig,
+    label: str,
+    sets: Mapping[str, ValidationSet],
+    batches: Batches,
+    mesh: Mesh,
+    room: tuple[Path, int],
 ) -> None:
-    """Refuse to stop by what is not measured, and steps that have not a row for each process.
+    """Refuse to stop by what is not measured, steps that have not a row for each process, and a disk without room.
 
     Raises:
-        ConfigError: says what is missing.
+        PreceptorError: says what is missing.
     """
     require_measures(_STAGES.get(label, label), config.early_stopping.metric, (), sets)
     rows, shares = batches.sizes.rows(0), mesh.sizes.data
     if rows < shares:
         raise too_few_rows(rows, shares)
+    require_room(*room, mesh)
 
 
 class AgreedStop:
