@@ -6,6 +6,7 @@ import pytest
 import tokenizers
 import torch
 from gguf_samples import write_model
+from tuning import make_encoder
 
 from preceptor.core.errors import ArtifactError, ConfigError
 from preceptor.core.interrupt import Stop
@@ -71,7 +72,7 @@ def folder(tmp_path):
     return path
 
 
-def test_a_folder_is_trained_further_with_its_own_tokenizer(recipe, folder):
+def test_a_folder_is_trained_further_with_its_own_tokenizer(recipe, folder, capsys):
     made = recipe(f"base.model={folder}", *STILL)
     checkpoint, base = made.checkpoint(), made.base()
     assert checkpoint.parents["base"] == base.id
@@ -81,6 +82,7 @@ def test_a_folder_is_trained_further_with_its_own_tokenizer(recipe, folder):
         torch.testing.assert_close(after[name][: len(tensor)], tensor, rtol=0, atol=1e-9)
     assert load_model(checkpoint.path).config.vocab_size == 303 == base.facts["model"]["vocab_size"]
     assert base.facts["new_tokens"] == 3
+    assert "base: <|endoftext|>, <|user|>, <|assistant|> are new to the model" in capsys.readouterr().err
     tokenizer = find_model(checkpoint.path)[1]
     assert tokenizer.encode(" amber") == find_model(folder)[1].encode(" amber")
     assert {USER, ASSISTANT} <= set(tokenizer.special_tokens)
@@ -295,3 +297,10 @@ def test_an_encoder_without_an_output_layer_gets_one(recipe, folder):
     states = [model.state_dict()["layers.1.mlp.down_proj.weight"] for model in (before, after)]
     torch.testing.assert_close(*states, rtol=0, atol=1e-9)
     assert after.output_weight_VD is after.input_embedding.weight
+
+
+def test_an_encoder_which_never_talks_keeps_its_vocabulary(recipe, tmp_path, capsys):
+    base = recipe(f"base.model={make_encoder(tmp_path / 'encoder')}", "pretraining.objective.kind=masked").base()
+    model, tokenizer = find_model(base.path)
+    assert base.facts["new_tokens"] == 0 and "new to the model" not in capsys.readouterr().err
+    assert model.config.vocab_size == 200 and USER not in tokenizer.special_tokens

@@ -1,5 +1,7 @@
 """Conversations as ids: what is supervised in them, and that training and serving write the same."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from preceptor.core.errors import DataError
 from preceptor.data.example_types import Message
 from preceptor.tokenizer.chat import encode_conversation, encode_example, encode_prompt
-from preceptor.tokenizer.config import TokenizerConfig
+from preceptor.tokenizer.config import ASSISTANT, USER, TokenizerConfig
 from preceptor.tokenizer.tokenizer import Tokenizer
 from preceptor.tokenizer.training import train
 
@@ -81,7 +83,7 @@ def test_our_template_writes_what_it_always_wrote_for_a_question_and_its_answer(
     tokenizer = Tokenizer.load(folder)
     end = tokenizer.end_of_text_id
     asked, answer = tokenizer.encode("who?"), tokenizer.encode("nobody")
-    wanted = [end, tokenizer.user_id, *asked, tokenizer.assistant_id, *answer, end]
+    wanted = [end, tokenizer.special_id(USER), *asked, tokenizer.special_id(ASSISTANT), *answer, end]
     ids, supervised = encode_example(tokenizer, "who?", "nobody")
     assert ids == wanted and supervised == [False] * (len(asked) + 3) + [True] * (len(answer) + 1)
     told = [Message("system", "be short"), Message("user", "who?"), Message("assistant", "nobody")]
@@ -89,6 +91,16 @@ def test_our_template_writes_what_it_always_wrote_for_a_question_and_its_answer(
     assert ids == [end, *tokenizer.encode("be short"), *wanted[1:]]
     with pytest.raises(DataError, match="system at the beginning"):
         encode_conversation(tokenizer, [*told, Message("system", "be long")])
+
+
+def test_a_tokenizer_without_a_template_and_without_the_tokens_of_ours_cannot_chat(folder):
+    table = json.loads(Tokenizer.load(folder).definition)
+    table["added_tokens"] = [each for each in table["added_tokens"] if each["content"] != USER]
+    table["model"]["vocab"]["other"] = table["model"]["vocab"].pop(USER)
+    tokenizer = Tokenizer(json.dumps(table))
+    with pytest.raises(DataError, match=r"no chat template, and lacks <\|user\|>") as error:
+        encode_prompt(tokenizer, "who?")
+    assert "a model that writes" in error.value.remedy
 
 
 def test_what_a_template_writes_behind_the_closing_token_is_not_learned(folder):

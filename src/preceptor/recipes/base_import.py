@@ -23,8 +23,9 @@ def take(path: Path, draft: Draft, seed: int) -> None:
     model, tokenizer = find_model(path)
     new: list[list[int]] = [[] for _ in range(tokenizer.vocab_size - model.config.vocab_size)]
     if new:
-        # A base without a chat template is given ours, whose tokens it has no rows for yet.
-        say(f"base: {len(new)} tokens of our chat template are new to the model, and start from its mean")
+        # A base without an end of text or a chat template is given ours, whose tokens it has no rows for yet.
+        names = [token for token in tokenizer.special_tokens if tokenizer.special_id(token) >= model.config.vocab_size]
+        say(f"base: {', '.join(names)} are new to the model, and start from its mean")
         model = grow_vocabulary(model, new, torch.Generator().manual_seed(seed))
     save_model(model, draft.path, tokenizer.end_of_text_id)
     tokenizer.save(draft.path)

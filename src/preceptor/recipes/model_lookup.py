@@ -111,4 +111,6 @@ def find_model(path: Path) -> tuple[LanguageModel, Tokenizer]:
         return gguf_model(file), file.tokenizer()
     _require_model(path)
     folder = model_folder(path)
-    return load_model(folder), import_tokenizer(folder, TokenizerConfig().split_pattern)
+    model = load_model(folder)
+    chats = model.config.family != "encoder"
+    return model, import_tokenizer(folder, TokenizerConfig().split_pattern, chats=chats)

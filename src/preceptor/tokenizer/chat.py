@@ -11,6 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from preceptor.core.errors import DataError
 from preceptor.data.example_types import Message
+from preceptor.tokenizer.config import ASSISTANT, USER
 from preceptor.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_TEMPLATE = (
@@ -126,9 +127,15 @@ def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, add_g
     """The text of a conversation by the tokenizer's template, or by ours where it has none.
 
     Raises:
-        DataError: the template refuses the conversation, or what it does is not allowed.
+        DataError: the template refuses the conversation, or what it does is not allowed; or there is none, and the
+            tokenizer lacks the tokens of ours.
     """
     source = tokenizer.chat_template
+    if source is None and not {USER, ASSISTANT} <= set(tokenizer.special_tokens):
+        raise DataError(
+            f"the tokenizer has no chat template, and lacks {USER} or {ASSISTANT}, which ours writes",
+            remedy="use the tokenizer of a model that writes, or one that `preceptor tokenizer` has trained",
+        )
     try:
         return _compiled(DEFAULT_TEMPLATE if source is None else source).render(
             messages=list(messages),

@@ -29,10 +29,11 @@ SPLIT_PATTERNS = {
 _ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
 
 
-def import_tokenizer(path: Path, split_pattern: str) -> Tokenizer:
+def import_tokenizer(path: Path, split_pattern: str, *, chats: bool = True) -> Tokenizer:
     """The tokenizer at a path, with the same ids for the same text.
 
-    Where it has no end of text, or neither a chat template nor our tokens for one, these are added behind its own.
+    Where it has no end of text, or neither a chat template nor our tokens for one, these are added behind its own; no
+    tokens for chats where it is that of a model that does not write.
 
     Raises:
         ConfigError: there is nothing at the path, or nothing that is known.
@@ -56,10 +57,10 @@ def import_tokenizer(path: Path, split_pattern: str) -> Tokenizer:
             expected="a folder with tokenizer.json or tokenizer.model, or a .json, .model or .tiktoken file",
             remedy="name a folder with tokenizer.json or tokenizer.model, or a .json, .model or .tiktoken file",
         )
-    return complete(definition, said, path)
+    return complete(definition, said, path, chats=chats)
 
 
-def complete(definition: str, said: dict[str, Any], path: Path) -> Tokenizer:
+def complete(definition: str, said: dict[str, Any], path: Path, *, chats: bool = True) -> Tokenizer:
     """The tokenizer of a tokenizer.json with what a tokenizer_config.json says of it; what it lacks is added behind.
 
     Raises:
@@ -76,6 +77,7 @@ def complete(definition: str, said: dict[str, Any], path: Path) -> Tokenizer:
     missing = [] if end else [END_OF_TEXT]
     if not isinstance(template, str):
         template = None
+    if template is None and chats:
         missing += [token for token in (USER, ASSISTANT) if model.token_to_id(token) is None]
     model.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
     return Tokenizer(model.to_str(pretty=False), end_of_text=end or END_OF_TEXT, chat_template=template, settings=said)

@@ -17,7 +17,7 @@ from preceptor.core.errors import ArtifactError, output_errors
 from preceptor.core.progress import say
 from preceptor.data.document import is_encodable
 from preceptor.tokenizer.alphabet import BYTE_OF
-from preceptor.tokenizer.config import ASSISTANT, END_OF_TEXT, MASK, SENTINEL, SPECIAL_TOKENS, UNKNOWN, USER
+from preceptor.tokenizer.config import END_OF_TEXT, MASK, SENTINEL, SPECIAL_TOKENS, UNKNOWN
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -131,16 +131,6 @@ class Tokenizer:
                 return [self.special_id(token) for _, token in found]
         return []
 
-    @property
-    def user_id(self) -> int:
-        """The id that starts a question in our own chat template."""
-        return self.special_id(USER)
-
-    @property
-    def assistant_id(self) -> int:
-        """The id that starts an answer in our own chat template."""
-        return self.special_id(ASSISTANT)
-
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
         """The tokenizer of a folder.
@@ -155,10 +145,7 @@ class Tokenizer:
             if (folder / CONFIG_FILE).is_file():
                 said = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
             end = said.get("eos_token") or END_OF_TEXT
-            loaded = cls(definition, end_of_text=end, chat_template=said.get("chat_template"), settings=said)
-            if loaded.chat_template is None and not {USER, ASSISTANT} <= set(loaded.special_tokens):
-                raise ArtifactError(f"{path} lacks the special token {USER} or {ASSISTANT}, and has no chat template")
-            return loaded
+            return cls(definition, end_of_text=end, chat_template=said.get("chat_template"), settings=said)
         except ArtifactError:
             raise
         except Exception as error:  # tokenizers raises plain Exception on a file it cannot parse
