@@ -39,14 +39,14 @@ def prompts(tokenizer):
 def test_figures_are_those_of_the_definition(tokenizer, prompts):
     one, two = decoder(), decoder()
     with torch.no_grad():
-        two.model.norm.weight[3] += 0.4
+        two.model.norm.weight[3] += 1.5
     found = compare(read(one, prompts, tokenizer), read(two, prompts, tokenizer), "it", "4-bit")
-    logs = [[model.logits(torch.tensor([row]))[0].log_softmax(-1) for row in prompts.rows] for model in (one, two)]
+    pairs = [[model.logits(torch.tensor([row]))[0] for model in (one, two)] for row in prompts.rows]
+    logs = [[logits.double().log_softmax(-1) for logits in pair] for pair in pairs]
     num_tokens = sum(map(len, prompts.rows))
-    expected = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(*logs, strict=True)) / num_tokens
+    expected = sum(float((p.exp() * (p - q)).sum()) for p, q in logs) / num_tokens
     assert found.tokens == num_tokens
     assert found.kl_per_token == pytest.approx(expected, rel=1e-3) and found.kl_per_token > 0
-    pairs = [[model.logits(torch.tensor([row])) for model in (one, two)] for row in prompts.rows]
     assert found.max_logit_difference == pytest.approx(max(float((p - q).abs().max()) for p, q in pairs))
     assert 0 <= found.same_answers <= 1 and found.facts()["bound"]["kl_per_token"] == BOUNDS["4-bit"].kl_per_token
 
