@@ -20,6 +20,17 @@ HOLD = (
     "    print('held', flush=True)\n"
     "    sys.stdin.read()\n"
 )
+# The child speaks, for only then has it let go of what it was born with.
+HOLD_AND_FORK = (
+    "import os, sys, pathlib, time\n"
+    "from preceptor.core.lock import hold\n"
+    "with hold(pathlib.Path(sys.argv[1])):\n"
+    "    if os.fork() == 0:\n"
+    "        pathlib.Path(sys.argv[1], 'child').write_text(str(os.getpid()))\n"
+    "        print('held', flush=True)\n"
+    "        time.sleep(300)\n"
+    "    sys.stdin.read()\n"
+)
 
 
 def holder(directory: Path, code: str = HOLD) -> subprocess.Popen[str]:
@@ -54,13 +65,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_children_of_a_killed_process_do_not_keep_its_lock(tmp_path: Path) -> None:
-    code = HOLD.replace("    sys.stdin", "    import os, time\n    os.fork() or time.sleep(30)\n    sys.stdin")
-    code = code.replace("    print('held', flush=True)\n", "").replace(
-        "os.fork() or time.sleep(30)",
-        "child = os.fork()\n    if child == 0:\n        time.sleep(30)\n        os._exit(0)\n"
-        "    pathlib.Path(sys.argv[1], 'child').write_text(str(child))\n    print('held', flush=True)",
-    )
-    with holder(tmp_path, code) as child:
+    with holder(tmp_path, HOLD_AND_FORK) as child:
         child.kill()
         child.wait()
         orphan = int((tmp_path / "child").read_text())

@@ -82,7 +82,10 @@ def test_a_folder_is_trained_further_with_its_own_tokenizer(recipe, folder, caps
         torch.testing.assert_close(after[name][: len(tensor)], tensor, rtol=0, atol=1e-9)
     assert load_model(checkpoint.path).config.vocab_size == 303 == base.facts["model"]["vocab_size"]
     assert base.facts["new_tokens"] == 3
-    assert "base: <|endoftext|>, <|user|>, <|assistant|> are new to the model" in capsys.readouterr().err
+    assert (
+        "base: 3 tokens are new to the model, and start from its mean: <|endoftext|>, <|user|>, <|assistant|>\n"
+        in capsys.readouterr().err
+    )
     tokenizer = find_model(checkpoint.path)[1]
     assert tokenizer.encode(" amber") == find_model(folder)[1].encode(" amber")
     assert {USER, ASSISTANT} <= set(tokenizer.special_tokens)

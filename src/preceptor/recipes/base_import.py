@@ -25,7 +25,9 @@ def take(path: Path, draft: Draft, seed: int) -> None:
     if new:
         # A base without an end of text or a chat template is given ours, whose tokens it has no rows for yet.
         names = [token for token in tokenizer.special_tokens if tokenizer.special_id(token) >= model.config.vocab_size]
-        say(f"base: {', '.join(names)} are new to the model, and start from its mean")
+        say(
+            f"base: {len(new)} tokens are new to the model, and start from its mean: {', '.join(names) or 'plain ones'}"
+        )
         model = grow_vocabulary(model, new, torch.Generator().manual_seed(seed))
     save_model(model, draft.path, tokenizer.end_of_text_id)
     tokenizer.save(draft.path)
