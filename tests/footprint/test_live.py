@@ -28,7 +28,7 @@ class Fake:
         return Reading(joules=float(self.reads))
 
 
-def until(condition, seconds=5.0):
+def until(condition, seconds=60.0):
     ended = time.monotonic() + seconds
     while not condition() and time.monotonic() < ended:
         time.sleep(0.005)

@@ -89,13 +89,13 @@ def test_the_power_lies_between_idle_and_full_load_and_the_parts_sum_up():
 
 
 def test_energy_grows_with_time_and_the_clock_is_right():
-    readings = []
+    readings, started = [], time.perf_counter()
     with measure(FRANCE) as meter:
         for _ in range(3):
             busy(0.15)
             readings.append(meter.read())
     assert readings[0].joules < readings[1].joules < readings[2].joules
-    assert 0.45 <= readings[2].seconds < 2.0
+    assert 0.45 <= readings[2].seconds <= time.perf_counter() - started
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.005, 0.03])
@@ -106,7 +106,8 @@ def test_a_stage_shorter_than_codecarbon_looks_has_the_power_of_a_longer_one(sec
     with measure(FRANCE) as short:
         time.sleep(seconds)
     watts = [meter.read().joules / meter.read().seconds for meter in (long, short)]
-    assert watts[1] == pytest.approx(watts[0], rel=0.5)
+    # Others may begin or end their work between the two.
+    assert watts[0] / 5 < watts[1] < 5 * watts[0]
 
 
 def test_grams_are_joules_times_the_factor_that_is_named():
@@ -139,7 +140,7 @@ def test_one_within_another_and_one_after_another():
 
 def no_timers():
     """Whether codecarbon's threads have ended, which takes a moment."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while timers() and time.monotonic() < end:
         time.sleep(0.02)
     return not timers()

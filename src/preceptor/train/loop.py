@@ -52,9 +52,9 @@ def fit(
     """
     average = average or WeightAverage(AveragingConfig(), {})
     steps = _Steps(config, engine, optimizer, batches, state, average, tell, stop)
-    while not length.is_over(state) and not _is_over(config.early_stopping, state):
+    while not _is_over(length, state) and not _has_stalled(config.early_stopping, state):
         started = time.perf_counter()
-        num_steps = length.num_steps(state)
+        num_steps = max(length.num_steps(state), state.step + 1)
         try:
             step, fault = steps.sound_gradients()
         except GivenUp:
@@ -226,7 +226,17 @@ def _leave_out(state: TrainState, first: int) -> None:
     state.untrained.append([first, state.step])
 
 
-def _is_over(config: EarlyStoppingConfig, state: TrainState) -> bool:
+def _is_over(length: Length, state: TrainState) -> bool:
+    """Whether training ends here, which is always behind a validation.
+
+    A budget may also be used up by what comes after the decision to validate, or between two sessions: then one more
+    step is taken.
+    """
+    is_over = length.is_over(state)
+    return is_over and (not state.curve or "validation_loss" in state.curve[-1])
+
+
+def _has_stalled(config: EarlyStoppingConfig, state: TrainState) -> bool:
     """Whether validations have not got better for so long that training stops."""
     return 0 < config.patience <= state.checks_since_best
 
