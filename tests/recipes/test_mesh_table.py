@@ -45,6 +45,11 @@ def describe(mesh, *more):
     return CliRunner().invoke(cli, command, catch_exceptions=False).stdout
 
 
+def test_more_processes_than_there_are_to_be_are_refused():
+    with pytest.raises(ConfigError, match="shard 3 make 3 processes, and there are 2"):
+        describe("shard=3,processes=2")
+
+
 def test_together_the_processes_hold_the_whole_model_once_per_copy():
     mesh = json.loads(describe("replicate=2,shard=2,pipeline=2", "--json"))
     assert [each["rank"] for each in mesh["holdings"]] == list(range(8))

@@ -43,7 +43,7 @@ def test_a_run_of_seconds_takes_about_so_long_and_its_rate_falls_to_nothing(monk
     assert state.curve[-1]["validation_loss"] == 1.0
 
 
-def test_a_run_of_joules_ends_behind_a_validation_although_they_are_spent_meanwhile(monkeypatch):
+def test_a_run_of_joules_ends_behind_a_validation_although_they_are_spent_meanwhile():
     for spent_at_a_look in (0.3, 0.7, 1.1, 1.3):
         looks = itertools.count(1)
         length = Length(Duration("joules", 20.0), joules=lambda each=spent_at_a_look, n=looks: each * next(n))

@@ -36,5 +36,5 @@ def planned_by_rank(model: LanguageModel, config: MeshConfig, table: Mapping[str
         ConfigError: as above, or the axes do not multiply to the number of processes.
     """
     world = max(1, config.replicate) * config.shard * config.tensor * config.pipeline
-    sizes = sizes_of(config, max(world, config.processes))
+    sizes = sizes_of(config, config.processes if config.processes > 1 else world)
     return [planned(model, Mesh(sizes, rank, config), table) for rank in range(sizes.world)]
